@@ -1,0 +1,3 @@
+"""Learning: layers, the model, data, training and fine-tuning, in PyTorch."""
+
+__distribution__ = "chimera-edge"

@@ -1,0 +1,3 @@
+"""What a model is: its config.json, its presets, its words, and the errors that every package raises."""
+
+__distribution__ = "chimera-edge"

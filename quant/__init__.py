@@ -1,0 +1,3 @@
+"""What a ternary number is: quantise, pack, map and multiply, on whatever CPU there is."""
+
+__distribution__ = "chimera-edge"

@@ -1,0 +1,1 @@
+"""The operations, each a plain reference beside its fast forms."""

@@ -1,0 +1,1 @@
+"""The `chimera` command and those of its verbs that the runtime owns."""
