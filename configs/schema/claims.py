@@ -1,0 +1,57 @@
+"""Sections `params`, `memory_budget_mb` and `context_tiers`: what a file says of itself.
+
+`inspect` puts each of these beside the computed truth.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from configs.schema.keys import QUANTITY_PATTERN, Key
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatedParams:
+    """Parameters and bytes as the file states them."""
+
+    base: Annotated[str | None, Key("Parameters without experts", "works", pattern=QUANTITY_PATTERN)] = None
+    moe_total: Annotated[str | None, Key("Parameters of all experts", "works", pattern=QUANTITY_PATTERN)] = (
+        None
+    )
+    physical: Annotated[str | None, Key("Parameters stored", "works", pattern=QUANTITY_PATTERN)] = None
+    effective_2loops: Annotated[
+        str | None, Key("Parameters applied at 2 rounds", "works", pattern=QUANTITY_PATTERN)
+    ] = None
+    effective_6loops: Annotated[
+        str | None, Key("Parameters applied at 6 rounds", "works", pattern=QUANTITY_PATTERN)
+    ] = None
+    active_per_token: Annotated[
+        str | None, Key("Parameters that a token visits", "works", pattern=QUANTITY_PATTERN)
+    ] = None
+    weight_mb: Annotated[float | None, Key("Size of all weights", "works", unit="MB", low=0.0)] = None
+    total_mb: Annotated[float | None, Key("Memory of everything", "works", unit="MB", low=0.0)] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryBudget:
+    """A budget by parts: names, their values, and sums."""
+
+    keys: Annotated[tuple[str, ...], Key("Names of the parts", "works", json="_keys")] = ()
+    vals: Annotated[
+        tuple[float, ...], Key("Size of each part", "works", unit="MB", low=0.0, json="_vals")
+    ] = ()
+    total: Annotated[float | None, Key("Sum of the parts", "works", unit="MB", low=0.0)] = None
+    headroom_8gb: Annotated[float | None, Key("What is left of 8 GB", "works", unit="MB")] = None
+    growth_ceiling: Annotated[float | None, Key("Most growth of all stores", "works", unit="MB", low=0.0)] = (
+        None
+    )
+    max_with_growth: Annotated[float | None, Key("Sum with growth", "works", unit="MB", low=0.0)] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextTier:
+    """One store of the past."""
+
+    name: Annotated[str, Key("Name of the store", "works")]
+    tokens: Annotated[int | None, Key("Tokens held", "works", unit="tokens", low=0)] = None
+    entries: Annotated[int | None, Key("Entries held", "works", unit="entries", low=0)] = None
+    mb: Annotated[float | None, Key("Size", "works", unit="MB", low=0.0)] = None

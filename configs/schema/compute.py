@@ -1,0 +1,83 @@
+"""Section `P3_ternary_compute`: switches of training and packing, between paragraphs of prose that are skipped."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+from configs.schema.keys import Key
+
+STATUS_PATTERN = r"(IMPLEMENTED|PLANNED|OFF)\b.*"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Switch:
+    """One technique. It is on when its status begins with IMPLEMENTED."""
+
+    NOTES: ClassVar[frozenset[str]] = frozenset(
+        {"description", "benefit", "limitation", "implementation", "note"}
+    )
+
+    status: Annotated[
+        str, Key("IMPLEMENTED, PLANNED or OFF, with any remark after it", "planned", pattern=STATUS_PATTERN)
+    ] = "OFF"
+
+    @property
+    def on(self) -> bool:
+        """Whether the technique is asked for."""
+        return self.status.startswith("IMPLEMENTED")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optimizations:
+    """Techniques of training and packing."""
+
+    mezo_optimizer: Annotated[Switch, Key("Fine-tuning by forward passes alone", "planned")] = field(
+        default_factory=Switch
+    )
+    bf16_autocast: Annotated[Switch, Key("Products in bfloat16 while training", "planned")] = field(
+        default_factory=Switch
+    )
+    torch_compile: Annotated[Switch, Key("Compile each block", "planned")] = field(default_factory=Switch)
+    parallel_mlstm: Annotated[Switch, Key("The mLSTM by chunks while training", "planned")] = field(
+        default_factory=Switch
+    )
+    parallel_titans_mac: Annotated[Switch, Key("Titans by a scan while training", "planned")] = field(
+        default_factory=Switch
+    )
+    sort_based_moe: Annotated[Switch, Key("Tokens sorted by expert", "planned")] = field(
+        default_factory=Switch
+    )
+    gradient_checkpointing: Annotated[Switch, Key("Recompute blocks instead of keeping them", "planned")] = (
+        field(default_factory=Switch)
+    )
+    cpu_thread_tuning: Annotated[Switch, Key("Threads and affinity set for training", "planned")] = field(
+        default_factory=Switch
+    )
+    ipex_integration: Annotated[Switch, Key("Intel's extension where it works", "planned")] = field(
+        default_factory=Switch
+    )
+    ternary_qat_ste: Annotated[Switch, Key("Ternary weights while training", "planned")] = field(
+        default_factory=Switch
+    )
+    two_bit_packed_weights: Annotated[Switch, Key("Weights packed four to a byte", "planned")] = field(
+        default_factory=Switch
+    )
+    zero_multiply_forward: Annotated[
+        Switch, Key("Products from unpacked codes while training", "planned")
+    ] = field(default_factory=Switch)
+    ternary_mezo_sparse: Annotated[Switch, Key("MeZO leaves zero codes alone", "planned")] = field(
+        default_factory=Switch
+    )
+    sparse_grad_w_masking: Annotated[Switch, Key("No gradient for weights near zero", "planned")] = field(
+        default_factory=Switch
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TernaryCompute:
+    """Switches between paragraphs of prose."""
+
+    NOTES: ClassVar[frozenset[str]] = frozenset({"thesis", "not_implemented", "realistic_performance"})
+
+    implemented_optimizations: Annotated[Optimizations, Key("The switches", "planned")] = field(
+        default_factory=Optimizations
+    )

@@ -1,0 +1,82 @@
+"""Sections `training` and `chronos`: how a model learns."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from configs.schema.keys import QUANTITY_PATTERN, Key
+
+PhaseName = Literal["pretrain", "ctx_extend", "sft", "dpo", "orpo", "grpo", "distill"]
+Schedule = Literal["cosine_warmup", "two_stage"]
+ContextStage = tuple[int, Literal["main"]] | tuple[int, int, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """One stage of learning. A phase names the keys that it needs."""
+
+    name: Annotated[PhaseName, Key("Which stage it is", "planned")]
+    tokens: Annotated[
+        str | None, Key("Tokens to learn from", "planned", unit="tokens", pattern=QUANTITY_PATTERN)
+    ] = None
+    data: Annotated[str | tuple[str, ...] | None, Key("Names of data sets", "planned")] = None
+    seq_len: Annotated[int | None, Key("Tokens of a sequence", "planned", unit="tokens", low=1)] = None
+    batch_tokens: Annotated[
+        str | None, Key("Tokens of a step", "planned", unit="tokens", pattern=QUANTITY_PATTERN)
+    ] = None
+    optimizer: Annotated[Literal["AdamW"] | None, Key("Optimiser", "planned")] = None
+    lr: Annotated[float | None, Key("Highest learning rate", "planned", low=0.0)] = None
+    schedule: Annotated[Schedule | None, Key("Course of the learning rate", "planned")] = None
+    warmup_steps: Annotated[
+        int | None, Key("Steps up to the highest rate", "planned", unit="steps", low=0)
+    ] = None
+    weight_decay: Annotated[float | None, Key("Decay of matrices", "planned", low=0.0)] = None
+    grad_clip: Annotated[float | None, Key("Largest gradient norm", "planned", low=0.0)] = None
+    ternary: Annotated[Literal["native_qat_ste"] | None, Key("How ternary weights learn", "planned")] = None
+    stages: Annotated[
+        tuple[ContextStage, ...] | None,
+        Key("Lengths to grow through: tokens, then `main` or steps and learning rate", "planned"),
+    ] = None
+    epochs: Annotated[float | None, Key("Passes over the data", "planned", unit="passes", low=0.0)] = None
+    beta: Annotated[
+        float | None, Key("Strength of the reference in preference learning", "planned", low=0.0)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillationInit:
+    """Starting from a teacher instead of from noise."""
+
+    enabled: Annotated[bool, Key("Start from a teacher", "planned")] = False
+    method: Annotated[Literal["ARWKV_style"], Key("How", "planned")] = "ARWKV_style"
+    teacher: Annotated[str, Key("Name of the teacher", "planned")] = ""
+    tokens: Annotated[
+        str, Key("Tokens to learn from it", "planned", unit="tokens", pattern=QUANTITY_PATTERN)
+    ] = "1B"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """The stages of learning, in order."""
+
+    phases: Annotated[tuple[Phase, ...], Key("Stages", "planned")] = ()
+    distillation_init: Annotated[DistillationInit, Key("Teacher", "planned")] = field(
+        default_factory=DistillationInit
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chronos:
+    """Weights of the losses that keep experts balanced, local and foreseeable."""
+
+    lambda_balance: Annotated[float, Key("Weight of the balance loss", "planned", low=0.0)] = 5e-4
+    lambda_temporal: Annotated[
+        float, Key("Weight of the change of routing between tokens", "planned", low=0.0)
+    ] = 3e-3
+    lambda_lookahead: Annotated[float, Key("Weight of the lookahead router's loss", "planned", low=0.0)] = 0.1
+    lambda_anchor: Annotated[
+        float, Key("Weight of the router's tie to its reference", "planned", low=0.0)
+    ] = 0.0
+    expert_dropout: Annotated[
+        float,
+        Key("Share of experts masked in training, so that the fallback learns", "planned", low=0.0, high=1.0),
+    ] = 0.0

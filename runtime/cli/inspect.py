@@ -1,0 +1,36 @@
+"""`chimera inspect`: what a model is, what it costs, and what its file states beside what is true."""
+
+import argparse
+import json
+import sys
+
+from configs.errors import EXIT_DONE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The model, and whether to read every byte of it."""
+    parser.add_argument(
+        "model",
+        metavar="CONFIG|FILE",
+        help="a preset, a config.json, a folder that holds one, or a packed .b158 file",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read a .b158 file whole: compare every digest, and look for values that no tensor may hold",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report, as JSON or for a reader."""
+    from runtime.inspection import inspect_model
+
+    report = inspect_model(args.model, verify=args.verify)
+    if args.json:
+        json.dump(report, sys.stdout, ensure_ascii=False, indent=2)
+        print()
+    else:
+        from runtime.cli.inspect_view import print_report
+
+        print_report(report)
+    return EXIT_DONE

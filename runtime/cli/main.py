@@ -1,0 +1,124 @@
+"""The `chimera` command: it finds the verb, reads its arguments, runs it, and says how it ended.
+
+A verb is a module with `add_arguments(parser)` and `run(args) -> int`. The table below is the one place in
+the house where a module is named by a string: a verb is imported only when it is called, so that `--help`
+answers at once.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn, Protocol, cast
+
+from runtime.cli import provenance
+from runtime.cli.report import print_error
+
+
+class Verb(NamedTuple):
+    """Where a verb lives, and the line that `chimera --help` shows for it."""
+
+    module: str
+    summary: str
+
+
+VERBS: dict[str, Verb] = {
+    "inspect": Verb("runtime.cli.inspect", "show what a model is, what it costs, and what its file claims"),
+}
+
+
+class VerbModule(Protocol):
+    """What the module of a verb must hold."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser, /) -> None: ...
+
+    def run(self, args: argparse.Namespace, /) -> int: ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code. Nothing is raised but what `--help` needs to stop."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    as_json = "--json" in options
+    strays = provenance.find_strays()
+    if strays:
+        # A foreign `configs` hides our error tree as well, so this one refusal is printed without it.
+        message = "\n".join(stray.message for stray in strays)
+        return print_error(
+            kind="ForeignPackage", message=message, hint=strays[0].hint, exit_code=1, as_json=as_json
+        )
+    from runtime.cli.outcome import run_guarded
+
+    return run_guarded(lambda: _dispatch(arguments), debug="--debug" in options, as_json=as_json)
+
+
+def load_verb(name: str) -> VerbModule:
+    """Import the module of a verb."""
+    return cast(VerbModule, importlib.import_module(VERBS[name].module))
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments:
+        print(_overview(), file=sys.stderr)
+        return 2
+    first, *rest = arguments
+    if first in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if first == "--version":
+        from configs.version import VERSION
+
+        print(f"chimera {VERSION}")
+        return 0
+    if first not in VERBS:
+        _refuse_verb(first)
+    parser = _Parser(prog=f"chimera {first}", description=f"{VERBS[first].summary}.", allow_abbrev=False)
+    verb = load_verb(first)
+    verb.add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="answer, and fail, in JSON")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return verb.run(parser.parse_args(rest))
+
+
+def _overview() -> str:
+    width = max(len(name) for name in VERBS)
+    verbs = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items())
+    return (
+        "usage: chimera VERB [arguments]\n\n"
+        "Ternary recurrent language models on the CPU.\n\n"
+        f"verbs:\n{verbs}\n\n"
+        "options:\n"
+        "  -h, --help  show this, or with a verb what the verb takes\n"
+        "  --version   show the version\n"
+        "  --json      after a verb: answer, and fail, in JSON\n"
+        "  --debug     after a verb: show the traceback of an error"
+    )
+
+
+def _refuse_verb(name: str) -> NoReturn:
+    import difflib
+
+    from configs.errors import UsageError
+
+    if name.startswith("-"):
+        raise UsageError(f"{name!r} is no option of `chimera` itself", hint="Options follow the verb.")
+    near = difflib.get_close_matches(name, VERBS, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"The verbs are: {', '.join(VERBS)}."
+    raise UsageError(f"there is no verb {name!r}", hint=hint)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are errors of ours, so that they take the same form as all others."""
+
+    def print_help(self, file: Any = None) -> None:
+        # argparse would swallow a closed pipe, or leave it for the interpreter to meet as it exits.
+        print(self.format_help(), end="", file=file, flush=True)
+
+    def error(self, message: str) -> NoReturn:
+        from configs.errors import UsageError
+
+        raise UsageError(message, hint=f"See: {self.prog} --help")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

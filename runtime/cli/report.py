@@ -1,0 +1,24 @@
+"""How an error looks: one message for people, or one JSON object for programs, always on stderr.
+
+Stdout holds the answer or nothing, with `--json` as well as without, so that what reads it never has to tell
+an answer from an apology. Only the standard library is imported: a refusal must be printable when all else is
+broken.
+"""
+
+import json
+import sys
+
+
+def print_error(*, kind: str, message: str, hint: str, exit_code: int, as_json: bool) -> int:
+    """Print one error and return its exit code. `kind` is the name of the error's class."""
+    if as_json:
+        error = {"kind": kind, "message": message, "hint": hint, "exit_code": exit_code}
+        text = json.dumps({"error": error}, ensure_ascii=False)
+    else:
+        text = f"chimera: error: {message}"
+        if hint:
+            text += f"\nhint: {hint}"
+    # A stream that cannot show a character of a user's file name must not turn one error into two.
+    encoding = sys.stderr.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
+    return exit_code
