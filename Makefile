@@ -38,10 +38,11 @@ check: $(DEV)/.ready
 		stale=$$?; rm -f $$page; test $$stale = 0 || { echo "docs/config.md is stale. Run: make docs" >&2; exit 1; }
 
 bench: $(DEV)/.ready
-	$(DEV)/bin/python -m benchmarks $(ARGS)
+	$(DEV)/bin/python -m benchmarks.kernels $(ARGS)
 
 docs: $(DEV)/.ready
 	$(DEV)/bin/python -m configs.document
+	$(DEV)/bin/python -m tests.house.tree
 	$(DEV)/bin/python -m tests.house.transcripts
 
 install-check: $(DEV)/.ready

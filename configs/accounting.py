@@ -1,7 +1,7 @@
 """What a model weighs: parameters, bytes on disk, state of a stream, bytes read for a token.
 
-Everything is computed from the tensor list of `configs.inventory`. MB = 10⁶ bytes, MiB = 2²⁰ bytes. A *round* is
-one pass through the looped layers; one round is a model that does not loop.
+Everything is computed from the tensor list of `configs.inventory`. MB = 10⁶ bytes, MiB = 2²⁰ bytes. A *round*
+is one pass through the looped layers; one round is a model that does not loop.
 """
 
 from collections.abc import Iterable, Mapping
@@ -69,7 +69,7 @@ def active_parameters(config: ModelConfig) -> int:
 
 
 def applied_parameters(config: ModelConfig, *, rounds: int, experts: bool = True) -> int:
-    """Parameters applied to one token, once for each use: rounds repeat the loop, the head repeats the embedding."""
+    """Parameters applied to a token, once for each use: rounds repeat the loop, the head the embedding."""
     moe = config.backbone.moe
     total = config.vocab_size * config.hidden_size
     for tensor, visits in _visited(config, rounds):
@@ -105,7 +105,7 @@ def file_bytes(config: ModelConfig, *, form: TernaryFormat = "2-bit", experts: b
 
 
 def bytes_per_token(config: ModelConfig, *, rounds: int, form: TernaryFormat = "2-bit") -> int:
-    """Weight bytes that one decoded token reads from memory: the loop's again in each round, the head once."""
+    """Weight bytes that one decoded token reads from memory: the loop's in each round, the head once."""
     moe = config.backbone.moe
     total = config.hidden_size * config.quantization.embedding_bits // 8
     for tensor, visits in _visited(config, rounds):
@@ -151,7 +151,7 @@ class StateBytes:
 
 
 def layer_state(config: ModelConfig, layer: Layer) -> StateBytes:
-    """State of one layer in one round. Attention layers keep a cache that grows, which is not counted here."""
+    """State of one layer in one round. The cache of an attention layer grows and is not counted here."""
     P, H, K = config.inner_width, config.num_heads, config.head_dim
     matrix = H * K * K * FLOAT_BYTES
     if layer.kind in ("gated_deltanet", "tsp_span_knot"):
@@ -200,7 +200,7 @@ def _visited(config: ModelConfig, rounds: int) -> Iterable[tuple[Tensor, int]]:
 
 
 def _groups(config: ModelConfig, columns: int) -> int:
-    """Weight scales of one row as the file stores them: row and tensor scales are spread over groups of 128."""
+    """Weight scales of one row in the file, where row and tensor scales are spread over groups of 128."""
     quantization = config.quantization
     size = quantization.group_size if quantization.weight_scale == "absmean_per_group" else 128
     return -(-columns // size)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from configs import accounting
+from configs.inventory import layers
+from configs.schema.backbone import ATTENTION_KINDS
 from configs.schema.keys import parse_quantity
 from configs.schema.model import ModelConfig
 
@@ -167,6 +169,16 @@ def _streams(config: ModelConfig) -> Iterator[Claim]:
     ):
         if stated is not None:
             yield Claim(path=path, stated=stated, computed=state_mb, unit="MB", sort="budget", note=note)
+    growth = config.braid_state.kv_growth_per_token
+    recurrent = all(layer.kind not in ATTENTION_KINDS for layer in layers(config))
+    yield Claim(
+        path="braid_state.kv_growth_per_token",
+        stated=growth,
+        computed=0.0 if recurrent else None,
+        unit="bytes",
+        sort="sum",
+        note="no layer keeps more than its state" if recurrent else "",
+    )
     if config.deployment.cold_start_s is not None:
         yield Claim(
             path="deployment.cold_start_s", stated=config.deployment.cold_start_s, computed=None, unit="s"
@@ -175,7 +187,16 @@ def _streams(config: ModelConfig) -> Iterator[Claim]:
 
 def _tiers(config: ModelConfig) -> Iterator[Claim]:
     state = accounting.stream_state(config, rounds=config.rounds_default)
+    cases = config.self_evolution.tier2.episodic_cases.max_cases
     for tier in config.context_tiers:
+        if tier.name == "episodic_cases" and tier.entries is not None:
+            yield Claim(
+                path=f"context_tiers.{tier.name}.entries",
+                stated=tier.entries,
+                computed=cases,
+                unit="cases",
+                sort="sum",
+            )
         if tier.mb is None:
             continue
         truth: dict[str, float] = {

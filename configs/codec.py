@@ -88,15 +88,15 @@ def _value(kind: Any, value: Any, *, key: Key, path: str, problems: list[Problem
         return _array(get_args(kind), value, key=key, path=path, problems=problems)
     if origin is not None and issubclass(origin, Mapping):
         return _mapping(get_args(kind)[1], value, key=key, path=path, problems=problems)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             return _wrong(path, f"expected an object, got {_show(value)}", problems)
         section = decode(kind, cast("Mapping[str, Any]", value), path=path, problems=problems)
         return WRONG if section is None else section
-    return _scalar(kind, value, key=key, path=path, problems=problems)
+    return _scalar(cast(type, kind), value, key=key, path=path, problems=problems)
 
 
-def _scalar(kind: Any, value: Any, *, key: Key, path: str, problems: list[Problem]) -> Any:
+def _scalar(kind: type, value: Any, *, key: Key, path: str, problems: list[Problem]) -> Any:
     fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not fits or (isinstance(value, bool) and kind is not bool):
         return _wrong(path, f"expected {TYPE_WORDS[kind]}, got {_show(value)}", problems)
@@ -104,7 +104,7 @@ def _scalar(kind: Any, value: Any, *, key: Key, path: str, problems: list[Proble
         return _wrong(path, f"{_show(value)} is beyond the integers that JSON carries exactly", problems)
     if kind in (int, float) and not _in_range(value, key):
         return _wrong(path, f"{_show(value)} is out of range; allowed is {range_text(key)}", problems)
-    if kind is str and key.pattern and not re.fullmatch(key.pattern, value):
+    if isinstance(value, str) and key.pattern and not re.fullmatch(key.pattern, value):
         return _wrong(path, f"{_show(value)} does not have the form {key.pattern}", problems)
     return value
 

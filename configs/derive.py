@@ -7,7 +7,10 @@ on, or by the proportions of the published model where there is none.
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
+
+from configs.schema.backbone import DEFAULT_ALIASES
+from configs.schema.keys import is_note
 
 Raw = dict[str, Any]
 
@@ -20,23 +23,30 @@ SHARE_OUTSIDE_LOOP = 1 / 7
 """Of the published model's layers, one in seven lies before its loop and one in seven after."""
 
 FOLLOWERS: Mapping[str, tuple[str, ...]] = {
-    "hidden_size": ("num_heads", "intermediate_size", "initializer_range", "backbone.moe.moe_intermediate_size"),
+    "hidden_size": (
+        "num_heads", "intermediate_size", "initializer_range", "backbone.moe.moe_intermediate_size",
+    ),
     "head_dim": ("num_heads", "gated_deltanet.state_size", "xlstm.memory_size_per_head"),
     "num_heads": ("head_dim", "gated_deltanet.state_size", "xlstm.memory_size_per_head"),
     "num_hidden_layers": (
         "backbone.layer_pattern_repeat", "backbone.layer_counts", "backbone.moe.layers",
         "looping.prelude", "looping.loop", "looping.coda", "self_evolution.tier1.ttt.target_layers",
     ),
-    "backbone.layer_pattern": ("backbone.layer_pattern_repeat", "backbone.layer_counts", "backbone.moe.layers"),
+    "backbone.layer_pattern": (
+        "backbone.layer_pattern_repeat", "backbone.layer_counts", "backbone.moe.layers",
+    ),
 }  # fmt: skip
 """Naming a key frees those that follow from it, unless they are named too."""
 
 CLAIMS = (
-    "params", "memory_budget_mb", "context_tiers", "modes", "braid_state.per_stream_mb",
-    "braid_state.continuous_hidden", "braid_state.fast_hidden", "deployment.per_stream_mb", "multimodal.vision.out",
-    "multimodal.audio.out", "backbone.moe.total_params", "backbone.moe.active_params_per_tok",
+    "params", "memory_budget_mb", "context_tiers",
+    "braid_state.per_stream_mb", "braid_state.continuous_hidden",
+    "braid_state.fast_hidden", "deployment.per_stream_mb", "multimodal.vision.out", "multimodal.audio.out",
+    "backbone.moe.total_params", "backbone.moe.active_params_per_tok",
 )  # fmt: skip
 """What a preset states of its own sizes; gone once a size is changed."""
+
+CLAIMS_OF_MODES = ("tps", "neural_hz", "span_avg")
 
 SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_heads", "head_dim", "vocab_size",
@@ -47,13 +57,18 @@ SIZES = (
 def overlaid(preset: Mapping[str, Any], named: Mapping[str, Any]) -> Raw:
     """The preset with a user's keys on top, and without what no longer follows."""
     base = cast(Raw, _copied(preset))
+    if _get(named, "backbone.layer_counts") is not None:
+        _drop(base, "backbone.layer_counts")
     for key, followers in FOLLOWERS.items():
         if _get(named, key) is not None:
             for follower in followers:
                 _scale_or_drop(base, named, follower)
-    if any(_get(named, size) is not None for size in SIZES):
+    if any(_names_something(_get(named, size)) for size in SIZES):
         for claim in CLAIMS:
             _drop(base, claim)
+        for mode in _section(base, "modes"):
+            for claim in CLAIMS_OF_MODES:
+                _drop(base, f"modes.{mode}.{claim}")
     return _merged(base, named)
 
 
@@ -94,6 +109,8 @@ def _derive_layers(full: Raw) -> None:
     backbone = _section(full, "backbone")
     pattern_text = backbone.setdefault("layer_pattern", "GD XM GD TM GD XM GD SK")
     pattern = pattern_text.split() if isinstance(pattern_text, str) else []
+    for alias, kind in DEFAULT_ALIASES.items():
+        _section(full, "backbone", "layer_aliases").setdefault(alias, kind)
     repeat = backbone.get("layer_pattern_repeat")
     if "num_hidden_layers" not in full and pattern:
         times = repeat if isinstance(repeat, int | float) and 0 < repeat < 1024 else 1
@@ -136,7 +153,14 @@ def _rounded(value: float, step: int) -> int:
     return max(step, round(value / step) * step)
 
 
-def _positive(value: Any) -> bool:
+def _names_something(value: Any) -> bool:
+    """Whether a value of a file says anything: notes alone do not."""
+    if isinstance(value, Mapping):
+        return any(not is_note(name) for name in cast("Mapping[str, Any]", value))
+    return value is not None
+
+
+def _positive(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

@@ -8,10 +8,10 @@ import sys
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from configs.codec import encode, range_text
-from configs.schema.keys import Field, fields_of
+from configs.schema.keys import Field, fields_of, is_mapping
 from configs.schema.model import ModelConfig
 
 HEAD = """# config.json
@@ -19,12 +19,12 @@ HEAD = """# config.json
 A model is described by one file. Any subset of these keys may be named; a file may build on a preset,
 `{"preset": "tiny", "hidden_size": 512}`, and what is not named follows by the rules of `configs/derive.py`.
 Keys that begin with `_` or `§` are notes for a reader and are skipped, except `_v` and `_name_or_path`, and
-`_keys` and `_vals` of `memory_budget_mb`. Prose inside `P3_ternary_compute` is skipped too, and so are the keys
-that `transformers` writes into every file: SKIPPED.
+`_keys` and `_vals` of `memory_budget_mb`. Prose inside `P3_ternary_compute` is skipped too, and so are the
+keys that `transformers` writes into every file: SKIPPED.
 
-Any other key is an error. The last column says what a key does today: **works** changes the model, its bytes or
-a program's behaviour; *planned* is checked but does nothing yet; *carried* is kept for other programs and has
-no effect by design.
+Any other key is an error. The last column says what a key does today: **works** changes the model, its bytes
+or a program's behaviour; *planned* is checked but does nothing yet; *carried* is kept for other programs and
+has no effect by design.
 """
 
 STATE_TEXT = {"works": "**works**", "planned": "*planned*", "carried": "*carried*"}
@@ -57,7 +57,7 @@ def _inner_sections(kind: Any, suffix: str = "") -> Iterator[tuple[str, type]]:
         yield suffix, kind
     origin = get_origin(kind)
     for member in get_args(kind) if origin not in (None, Literal) else ():
-        mark = "[]" if origin is tuple else ".*" if _is_mapping(origin) else ""
+        mark = "[]" if origin is tuple else ".*" if is_mapping(origin) else ""
         yield from _inner_sections(member, suffix + mark)
 
 
@@ -87,7 +87,7 @@ def _kind_text(kind: Any) -> str:
         if members[-1] is Ellipsis:
             return f"array of {_kind_text(members[0])}"
         return "[" + ", ".join(_kind_text(member) for member in members) + "]"
-    if _is_mapping(origin):
+    if is_mapping(origin):
         return f"object of {_kind_text(members[1])}"
     return "section" if dataclasses.is_dataclass(kind) else NAMES[kind]
 
@@ -100,14 +100,17 @@ def _default_text(field: Field) -> str:
         return ""
     if value is None:
         return "none"
-    return ", ".join(str(item) for item in value) if isinstance(value, list) else _json_text(value)
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in cast("list[Any]", value))
+    return _json_text(value)
 
 
 def _json_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {_json_text(item)}" for name, item in value.items())
+        pairs = cast("Mapping[str, Any]", value)
+        return ", ".join(f"{name}: {_json_text(item)}" for name, item in pairs.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -117,10 +120,6 @@ def _first_line(section: type) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-def _is_mapping(origin: Any) -> bool:
-    return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Every tensor of a model, computed from its config: the list that torch modules, packed files and accounting share.
+"""Every tensor of a model, computed from its config: what torch modules, packed files and accounting share.
 
 A name is the one that the tensor has in a checkpoint. A ternary linear is [outputs, inputs]; stacked experts
 have their number in front. `docs/notation.md` says what the letters in comments mean.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
@@ -35,6 +35,16 @@ class Tensor:
     def size(self) -> int:
         """Numbers in the tensor."""
         return prod(self.shape)
+
+    def apart(self) -> tuple["Tensor", ...]:
+        """The tensor as files hold it: stacked experts one by one, each with its number in its name."""
+        if not self.experts:
+            return (self,)
+        before, after = self.name.split(".experts.")
+        return tuple(
+            replace(self, name=f"{before}.experts.{expert}.{after}", shape=self.shape[1:])
+            for expert in range(self.experts)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Union, cast, get_args, get_origin
 
-from configs.schema.keys import Field, fields_of
+from configs.schema.keys import Field, fields_of, is_mapping
 from configs.schema.model import ModelConfig
 
 
@@ -39,7 +39,7 @@ def _below(field: Field, kind: Any, value: Any, path: str) -> Iterator[Leaf]:
     elif origin is tuple and dataclasses.is_dataclass(members[0]) and isinstance(value, list):
         for index, item in enumerate(cast("list[Any]", value)):
             yield from _below(field, members[0], item, f"{path}[{index}]")
-    elif isinstance(origin, type) and issubclass(origin, Mapping) and dataclasses.is_dataclass(members[1]):
+    elif is_mapping(origin) and dataclasses.is_dataclass(members[1]):
         for name, item in cast("Mapping[str, Any]", value).items():
             yield from _below(field, members[1], item, f"{path}.{name}")
     else:

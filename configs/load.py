@@ -4,7 +4,7 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from configs import derive
 from configs.codec import Problem, decode, encode
@@ -51,9 +51,8 @@ def build_config(raw: Mapping[str, Any], *, source: str) -> ModelConfig:
     problems: list[Problem] = []
     base = _preset_of(raw, problems)
     named = {name: value for name, value in migrated(raw).items() if name != "preset"}
-    full = derive.derived(derive.overlaid(base, named) if base else named)
-    config = decode(ModelConfig, full, path="", problems=problems)
-    readable = config or decode(ModelConfig, derive.derived(_without(full, problems)), path="", problems=[])
+    config = decode(ModelConfig, _complete(base, named), path="", problems=problems)
+    readable = config or decode(ModelConfig, _complete(base, _without(named, problems)), path="", problems=[])
     if readable is not None:
         problems.extend(Problem(path, message) for path, message in contradictions(readable))
     if problems or config is None:
@@ -91,21 +90,25 @@ def _preset_of(raw: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any
     named = preset_json(name)
     below = _preset_of(named, problems)
     named.pop("preset", None)
-    return derive.derived(derive.overlaid(below, named) if below else named)
+    return _complete(below, named)
 
 
-def _without(full: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+def _complete(base: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    return derive.derived(derive.overlaid(base, named) if base else named)
+
+
+def _without(named: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
     """The config without what could not be read, so that the rest can still be checked for contradictions."""
     paths = {problem.path.split("[")[0] for problem in problems}
 
     def kept(raw: Mapping[str, Any], path: str) -> dict[str, Any]:
         return {
-            name: kept(value, f"{path}{name}.") if isinstance(value, dict) else value
+            name: kept(cast("dict[str, Any]", value), f"{path}{name}.") if isinstance(value, dict) else value
             for name, value in raw.items()
             if f"{path}{name}" not in paths
         }
 
-    return kept(full, "")
+    return kept(named, "")
 
 
 def _report(problems: list[Problem], source: str) -> str:

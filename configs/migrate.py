@@ -1,7 +1,7 @@
 """Older versions of the schema, brought up to today's by pure functions."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from configs.schema.model import SCHEMA_VERSION
 
@@ -18,9 +18,13 @@ ADDED_IN_5_1_2 = (
 def from_5_1(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Before 5.1.2 four switches did not exist; a file of that time means them to be off."""
     compute = raw.get("P3_ternary_compute")
-    switches = compute.get("implemented_optimizations") if isinstance(compute, Mapping) else None
-    if not isinstance(compute, Mapping) or not isinstance(switches, Mapping):
+    if not isinstance(compute, Mapping):
         return {**raw, "_v": SCHEMA_VERSION}
+    compute = cast("Mapping[str, Any]", compute)
+    switches = compute.get("implemented_optimizations")
+    if not isinstance(switches, Mapping):
+        return {**raw, "_v": SCHEMA_VERSION}
+    switches = cast("Mapping[str, Any]", switches)
     added = {name: {"status": "OFF"} for name in ADDED_IN_5_1_2 if name not in switches}
     return {
         **raw,

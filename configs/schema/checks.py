@@ -32,8 +32,8 @@ def check_heads(config: ModelConfig) -> Complaints:
         yield (
             "num_heads",
             (
-                f"{config.num_heads} heads of {config.head_dim} make {width}, but hidden_size is {config.hidden_size}; "
-                "change one of the three, or name fewer of them and let the others follow"
+                f"{config.num_heads} heads of {config.head_dim} make {width}, but hidden_size is "
+                f"{config.hidden_size}; change one of the three, or name fewer and let the others follow"
             ),
         )
     if config.gated_deltanet.state_size not in (None, config.head_dim):
@@ -64,8 +64,8 @@ def check_pattern(config: ModelConfig) -> Complaints:
         yield (
             "backbone.layer_pattern_repeat",
             (
-                f"{len(pattern)} layers × {repeat:g} make {len(pattern) * repeat:g}, but num_hidden_layers is "
-                f"{config.num_hidden_layers}"
+                f"{len(pattern)} layers × {repeat:g} make {len(pattern) * repeat:g}, but "
+                f"num_hidden_layers is {config.num_hidden_layers}"
             ),
         )
     counts = dict(Counter(config.layer_aliases))
@@ -131,8 +131,8 @@ def check_loop(config: ModelConfig) -> Complaints:
         yield (
             "looping",
             (
-                f"prelude {list(spans[0])}, loop {list(spans[1])} and coda {list(spans[2])} must follow each other and "
-                f"cover layers 0 … {config.num_hidden_layers - 1}"
+                f"prelude {list(spans[0])}, loop {list(spans[1])} and coda {list(spans[2])} must follow each "
+                f"other and cover layers 0 … {config.num_hidden_layers - 1}"
             ),
         )
     for name, mode in config.modes.items():
@@ -150,7 +150,8 @@ def check_quantization(config: ModelConfig) -> Complaints:
         yield (
             "quantization.group_size",
             (
-                f"{group} is not a multiple of 64 and of activation_block_size {block}: one weight scale must cover whole blocks"
+                f"{group} is not a multiple of 64 and of activation_block_size {block}: one weight scale "
+                "must cover whole blocks"
             ),
         )
 
@@ -167,7 +168,8 @@ def check_spans(config: ModelConfig) -> Complaints:
         yield (
             "span_inference.candidate_sources",
             (
-                f"{len(spans.candidate_sources)} counts for {len(spans.candidate_source_keys)} candidate_source_keys"
+                f"{len(spans.candidate_sources)} counts for {len(spans.candidate_source_keys)} "
+                "candidate_source_keys"
             ),
         )
     if sum(spans.candidate_sources) != spans.candidates_fast:

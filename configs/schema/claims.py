@@ -52,6 +52,6 @@ class ContextTier:
     """One store of the past."""
 
     name: Annotated[str, Key("Name of the store", "works")]
-    tokens: Annotated[int | None, Key("Tokens held", "works", unit="tokens", low=0)] = None
+    tokens: Annotated[int | None, Key("Tokens held", "planned", unit="tokens", low=0)] = None
     entries: Annotated[int | None, Key("Entries held", "works", unit="entries", low=0)] = None
     mb: Annotated[float | None, Key("Size", "works", unit="MB", low=0.0)] = None

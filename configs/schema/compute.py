@@ -1,4 +1,4 @@
-"""Section `P3_ternary_compute`: switches of training and packing, between paragraphs of prose that are skipped."""
+"""Section `P3_ternary_compute`: switches of training and packing, between paragraphs of prose."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar

@@ -6,6 +6,7 @@ key stands in that one line: the codec checks values by it, `docs/config.md` is 
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -60,6 +61,11 @@ def fields_of(section: type) -> tuple[Field, ...]:
             default, required = None, True
         found.append(Field(field.name, key.json or field.name, kind, key, default, required))
     return tuple(found)
+
+
+def is_mapping(origin: Any) -> bool:
+    """Whether the origin of a type is that of an object with free keys."""
+    return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 def is_note(name: str) -> bool:

@@ -138,7 +138,9 @@ class Attention:
     num_key_value_heads: Annotated[
         int | None, Key("Heads of keys and values, all heads unless named", "works", unit="heads", low=1)
     ] = None
-    window_size: Annotated[int, Key("Tokens in view of a `swa` layer", "works", unit="tokens", low=1)] = 1024
+    window_size: Annotated[int, Key("Tokens in view of a `swa` layer", "planned", unit="tokens", low=1)] = (
+        1024
+    )
     latent_size: Annotated[
         int, Key("Width of the compressed keys and values of an `mla` layer", "works", unit="channels", low=8)
     ] = 512

@@ -4,7 +4,7 @@ Notable choices:
 - a value that was not named is filled in by the rules of `configs.derive` before the dataclass is built, so a
   `ModelConfig` is always explicit;
 - contradictions between sections are found by `configs.schema.checks`, all at once;
-- what is computed from a config (layers, tensors, bytes) lives in `configs.inventory` and `configs.accounting`.
+- what is computed from a config lives in `configs.inventory` (tensors) and `configs.accounting` (bytes).
 """
 
 from collections.abc import Mapping

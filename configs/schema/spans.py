@@ -1,4 +1,4 @@
-"""Sections `span_inference`, `tsp_knot`, `grammar`, `debt_ledger` and `entropy_valve`: writing several tokens at once."""
+"""Sections `span_inference`, `tsp_knot`, `grammar`, `debt_ledger`, `entropy_valve`: spans of tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -56,7 +56,7 @@ class SpanInference:
     tree_verify: Annotated[TreeVerify, Key("Checking of candidates", "planned")] = field(
         default_factory=TreeVerify
     )
-    certificate_fields: Annotated[tuple[str, ...], Key("Parts of a span's certificate, with their sizes", "planned")] = (
+    certificate_fields: Annotated[tuple[str, ...], Key("Parts of a span's certificate", "planned")] = (
         "span_id_u32", "semantic_delta_8192b", "grammar_delta_128b", "entity_delta_512b", "debt_delta_64b",
         "boundary_logprob_i16", "interior_risk_u8",
     )  # fmt: skip

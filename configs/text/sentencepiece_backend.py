@@ -171,7 +171,7 @@ def _exact_encoder(
 def segments(
     text: str, *, at_newline: bool, at_space: bool, limit: int = SEGMENT_CHARACTERS
 ) -> Iterator[str]:
-    """The text in parts of about `limit` characters, cut after a newline or before the first space after a word."""
+    """The text in parts of about `limit` characters, cut after a newline or before the space after a word."""
     start = 0
     while len(text) - start > limit:
         end = text.rfind("\n", start, start + limit) + 1 if at_newline else 0

@@ -98,7 +98,7 @@ def _piece(data: bytes, start: int, end: int) -> FilePiece:
 
 
 def _fields(data: bytes, pos: int, end: int) -> Iterator[tuple[int, int, int, int, int]]:
-    """Each field of the message in data[pos:end]: number, wire type, first byte, end, a varint's value (else 0)."""
+    """Each field of the message in data[pos:end]: number, wire type, first byte, end, a varint's value."""
     while pos < end:
         tag, pos = _varint(data, pos, end)
         number, wire = tag >> 3, tag & 7

@@ -149,7 +149,7 @@ class Tokenizer:
         return data
 
     def decode_bytes(self, ids: Iterable[int], *, continuing: bool = False) -> bytes:
-        """The bytes of the ids without special tokens. `continuing`: text went before, so keep a first space."""
+        """The bytes of the ids without special tokens; `continuing`: text went before, keep a first space."""
         data = b"".join(map(self.text_bytes, ids))
         return data.removeprefix(b" ") if self.adds_leading_space and not continuing else data
 

@@ -1,5 +1,6 @@
 """The report of `chimera inspect` for a reader: tables and the map of layers; plain text when piped."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,7 @@ Report = dict[str, Any]
 
 LAYERS_A_LINE = 14
 CELL = 4
+MARGIN = 10
 PIPED_WIDTH = 200
 """What reads a pipe has no edge to wrap at."""
 PART_WORDS = {
@@ -53,7 +55,7 @@ def _print_file(console: Console, file: Report) -> None:
     table = _table("tensors", "number", "bytes")
     for kind, row in file["kinds"].items():
         table.add_row(kind, f"{row['count']:,}", _size(row["bytes"]))
-    console.print(table)
+    _print_table(console, table)
     if file["verified"]:
         console.print(Text("  every digest agrees, every value is allowed", style="green"))
     console.print()
@@ -78,25 +80,30 @@ def _print_head(console: Console, report: Report) -> None:
 def _print_map(console: Console, layers: list[Report], loop: Report | None) -> None:
     for start in range(0, len(layers), LAYERS_A_LINE):
         row = layers[start : start + LAYERS_A_LINE]
-        kinds = Text("  layer   ")
+        lines = [
+            Text(" " * MARGIN).append(_cells(str(layer["index"]) for layer in row), style="dim"),
+            Text("  layer".ljust(MARGIN)),
+        ]
         for layer in row:
-            kinds.append(layer["alias"].ljust(CELL), style=KIND_STYLES.get(layer["kind"], "white"))
-        console.print(
-            Text("          " + "".join(str(layer["index"]).ljust(CELL) for layer in row), style="dim")
-        )
-        console.print(kinds)
+            lines[1].append(layer["alias"].ljust(CELL), style=KIND_STYLES.get(layer["kind"], "white"))
         if any(layer["experts"] for layer in layers):
-            console.print(
-                "  experts " + "".join(("◆" if layer["experts"] else "·").ljust(CELL) for layer in row)
-            )
+            marks = _cells("◆" if layer["experts"] else "·" for layer in row)
+            lines.append(Text("  experts".ljust(MARGIN) + marks))
         if loop is not None:
-            console.print("  loop    " + "".join(_loop_cell(layer, loop) for layer in row))
+            lines.append(Text("  loop".ljust(MARGIN) + "".join(_loop_cell(layer, loop) for layer in row)))
+        for line in lines:
+            line.rstrip()
+            console.print(line)
         console.print()
     if loop is not None:
         console.print(
             f"  layers {loop['first']}–{loop['last']} run {loop['default']} times, "
             f"{loop['least']} to {loop['most']} on request\n"
         )
+
+
+def _cells(words: Iterable[str]) -> str:
+    return "".join(word.ljust(CELL) for word in words)
 
 
 def _loop_cell(layer: Report, loop: Report) -> str:
@@ -120,7 +127,7 @@ def _print_parameters(console: Console, report: Report) -> None:
                 of_kind = sum(layer["alias"] == alias for layer in layers)
                 _add_share(table, f"  {alias} × {of_kind}", inner, parameters["total"])
     _add_share(table, "all", parameters["total"], parameters["total"])
-    console.print(table)
+    _print_table(console, table)
     applied = parameters["applied_by_rounds"]
     if len(applied) > 1:
         text = ", ".join(f"{rounds} → {_count(number)}" for rounds, number in applied.items())
@@ -129,17 +136,16 @@ def _print_parameters(console: Console, report: Report) -> None:
 
 
 def _print_bytes(console: Console, report: Report) -> None:
-    table = _table("packed tensors", "size", "routed experts in it")
+    routed = any(row["routed_experts"] for row in report["bytes"].values())
+    table = _table("packed tensors", "size", *(["routed experts in it"] if routed else []))
     for form, row in report["bytes"].items():
-        table.add_row(form, _size(row["total"]), _size(row["routed_experts"]))
-    console.print(table)
+        table.add_row(form, _size(row["total"]), *([_size(row["routed_experts"])] if routed else []))
+    _print_table(console, table)
     console.print()
 
 
 def _print_stream(console: Console, rows: list[Report]) -> None:
-    table = _table(
-        "rounds", "stream", "recurrent", "window", "with weights", "read a token"
-    )
+    table = _table("rounds", "stream", "recurrent", "window", "with weights", "read a token")
     for row in rows:
         state = row["state"]
         table.add_row(
@@ -150,7 +156,7 @@ def _print_stream(console: Console, rows: list[Report]) -> None:
             _size(row["memory_bytes"]),
             _size(row["bytes_per_token"]),
         )
-    console.print(table)
+    _print_table(console, table)
     console.print("  bytes that a stream holds and a token reads, 2-bit weights; none grows with the text\n")
 
 
@@ -164,7 +170,7 @@ def _print_claims(console: Console, claims: list[Report]) -> None:
             Text(claim["verdict"], style=VERDICT_STYLES[claim["verdict"]]),
             claim["note"],
         )
-    console.print(table)
+    _print_table(console, table)
     console.print()
 
 
@@ -179,7 +185,7 @@ def _print_inert(console: Console, paths: list[str]) -> None:
     text = ", ".join(
         name if names == [name] else f"{name} ({len(names)})" for name, names in sections.items()
     )
-    console.print(f"  checked but inert for now: {text}")
+    console.print(f"  checked but inert for now: {text}", soft_wrap=not console.is_terminal)
 
 
 def _table(*columns: str) -> Table:
@@ -188,6 +194,14 @@ def _table(*columns: str) -> Table:
         words = index == 0 or column in ("verdict", "")
         table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not words)
     return table
+
+
+def _print_table(console: Console, table: Table) -> None:
+    """The table without the spaces that fill up its last column."""
+    for line in console.render_lines(table, pad=False):
+        text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
+        text.rstrip()
+        console.print(text)
 
 
 def _add_share(table: Table, name: str, number: int, total: int) -> None:

@@ -1,6 +1,7 @@
 """Imports point down only, and each floor loads no more of the world than it may."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tests.house.files import PACKAGES, ROOT, python_files
 # What each place may import of other people's packages. The longest matching path decides.
 MAY_IMPORT: dict[str, set[str]] = {
     "configs": set(),
-    "configs/text": {"jinja2", "sentencepiece", "splintr", "tokenizers"},
+    "configs/text": {"jinja2", "sentencepiece", "splintr", "tokenizers", "zstandard"},
     "quant": {"llvmlite", "numba", "numpy"},
     "quant/qat": {"numpy", "torch"},
     "chronos_moe": {"community", "networkx", "numpy", "safetensors", "torch"},
@@ -49,7 +50,8 @@ def imported_names(source: str) -> set[str]:
 def foreign_roots(source: str) -> set[str]:
     """The packages imported by a source that are neither ours nor Python's own."""
     roots = {name.partition(".")[0] for name in imported_names(source)}
-    return roots - set(PACKAGES) - sys.stdlib_module_names
+    # _typeshed exists for type checkers alone.
+    return roots - set(PACKAGES) - sys.stdlib_module_names - {"_typeshed"}
 
 
 def compilers_in(source: str) -> set[str]:
@@ -92,7 +94,8 @@ def test_a_contract_notices_an_offence(tmp_path: Path, file: str, statement: str
         [sys.executable, "-c", LINT], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 1, result.stdout + result.stderr
-    broken = [line for line in result.stdout.splitlines() if line.endswith("BROKEN")]
+    # The linter may add how many imports a contract was told to ignore.
+    broken = re.findall(r"^(.+) BROKEN\b", result.stdout, re.MULTILINE)
     assert len(broken) == 1
     assert contract in broken[0]
 
