@@ -1,0 +1,203 @@
+"""Tokens a second of a training step, by kind of layer, beside a transformer of equal size in the same run.
+
+    python -m benchmarks.train_step [--rows 16] [--tokens 2048] [--arms gd,hybrid] [--steps 10] [--json PATH]
+
+Each arm has about 47 M parameters: 12 layers of width 512, a vocabulary of 8192, sequences of 2048. A step is
+forward, backward and AdamW in bfloat16 autocast, each block compiled. The loss must be finite and the
+gradient must not be zero, or the arm is refused: a step that learns nothing is fast.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chimera.cross_entropy import mean_loss
+from chimera.looping import draw_rounds
+from chimera.model import ChimeraForCausalLM, build
+from configs.load import build_config
+from quant.qat.activations import RMSNorm
+from quant.qat.linear import BitLinear, set_quant_mix
+from quant.qat.swiglu import SwiGLU
+
+WIDTH, INNER, LAYERS, VOCABULARY, HEAD = 512, 1408, 12, 8192, 64
+
+
+def recurrent(pattern: str, **extra: Any) -> Callable[[], nn.Module]:
+    """A model of ours whose layers follow a pattern."""
+
+    def make() -> nn.Module:
+        raw = {
+            "hidden_size": WIDTH,
+            "intermediate_size": INNER,
+            "num_hidden_layers": LAYERS,
+            "vocab_size": VOCABULARY,
+            "backbone": {"layer_pattern": pattern, **extra.get("backbone", {})},
+            "looping": extra.get("looping", {}),
+        }
+        return build(build_config(raw, source="benchmark"))
+
+    return make
+
+
+class Transformer(nn.Module):
+    """A plain causal transformer with rotary positions; its linear layers ternary, or in full precision."""
+
+    def __init__(self, *, ternary: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.layers = nn.ModuleList(TransformerBlock(ternary=ternary) for _ in range(LAYERS))
+        self.final_norm = RMSNorm(WIDTH)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """Logits of every token."""
+        x_BTD = self.embedding(ids_BT)
+        for layer in self.layers:
+            x_BTD = layer(x_BTD)
+        return F.linear(self.final_norm(x_BTD), self.embedding.weight)
+
+
+class TransformerBlock(nn.Module):
+    """Attention and SwiGLU."""
+
+    def __init__(self, *, ternary: bool) -> None:
+        super().__init__()
+        self.qkv = BitLinear(WIDTH, 3 * WIDTH)
+        self.out = BitLinear(WIDTH, WIDTH)
+        self.ffn = SwiGLU(WIDTH, INNER)
+        if not ternary:
+            set_quant_mix(self, 0.0)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """The residual stream after the block."""
+        q, k, v = (
+            part.unflatten(-1, (WIDTH // HEAD, HEAD)).transpose(1, 2)
+            for part in self.qkv(x_BTD).chunk(3, dim=-1)
+        )
+        y = F.scaled_dot_product_attention(rotated(q), rotated(k), v, is_causal=True)
+        x_BTD = x_BTD + self.out(y.transpose(1, 2).flatten(2))
+        return x_BTD + self.ffn(x_BTD)
+
+
+def rotated(x_BHTK: Tensor) -> Tensor:
+    """Rotary positions, half-split."""
+    half = x_BHTK.shape[-1] // 2
+    rate_K = 10_000.0 ** (-torch.arange(half, device=x_BHTK.device) / half)
+    angle_TK = torch.arange(x_BHTK.shape[-2], device=x_BHTK.device)[:, None] * rate_K
+    cos, sin = angle_TK.cos().to(x_BHTK.dtype), angle_TK.sin().to(x_BHTK.dtype)
+    first, second = x_BHTK[..., :half], x_BHTK[..., half:]
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+
+
+HYBRID = "GD XM GD TM GD XM GD SK"
+LOOPED = {"enabled": True, "prelude": [0, 1], "loop": [2, 9], "coda": [10, 11], "loop_range": [1, 4]}
+EXPERTS = {"moe": {"enabled": True, "n_routed_experts": 8, "moe_intermediate_size": 384}}
+
+ARMS: Mapping[str, Callable[[], nn.Module]] = {
+    "transformer": lambda: Transformer(ternary=True),
+    "transformer_bf16": lambda: Transformer(ternary=False),
+    "gd": recurrent("GD"),
+    "xm": recurrent("XM"),
+    "tm": recurrent("TM"),
+    "hybrid": recurrent(HYBRID),
+    "hybrid_moe": recurrent(HYBRID, backbone=EXPERTS),
+    "hybrid_loop_moe": recurrent(HYBRID, backbone=EXPERTS, looping=LOOPED),
+}
+
+
+def loss_of(model: nn.Module, ids_BT: Tensor, step: int) -> Tensor:
+    """The loss of a batch, tokens predicting the next."""
+    labels_T = ids_BT[:, 1:].flatten()
+    if isinstance(model, ChimeraForCausalLM):
+        looping = model.config.looping
+        least, most = looping.loop_range
+        generator = torch.Generator().manual_seed(step)
+        rounds = (
+            draw_rounds(len(ids_BT), mean=looping.loop_default, least=least, most=most, generator=generator)
+            if looping.enabled
+            else 1
+        )
+        hidden_BTD = model(ids_BT[:, :-1], rounds=rounds).hidden_BTD
+        logits = model.logits(hidden_BTD)
+    else:
+        logits = model(ids_BT[:, :-1])
+    losses_T = F.cross_entropy(logits.flatten(0, 1).float(), labels_T, reduction="none")
+    return mean_loss(losses_T, labels_T)
+
+
+def measure(name: str, *, rows: int, tokens: int, steps: int, device: str) -> dict[str, Any]:
+    """Build one arm, compile its blocks, and time its steps."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = ARMS[name]().to(device)
+    for index, layer in enumerate(model.layers):
+        model.layers[index] = torch.compile(
+            layer, dynamic=False
+        )  # a slice of each size is a variant of its own
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=device == "cuda")
+    ids_BT = torch.randint(VOCABULARY, (rows, tokens + 1), device=device)
+    seconds: list[float] = []
+    norm, started = 0.0, time.perf_counter()
+    warm = 3 if "loop" not in name else 6
+    for step in range(warm + steps):
+        begin = time.perf_counter()
+        with torch.autocast(device, dtype=torch.bfloat16):
+            loss = loss_of(model, ids_BT, step)
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        if step == warm - 1:
+            print(f"  {name}: warm after {time.perf_counter() - started:.0f} s", flush=True)
+        if step >= warm:
+            seconds.append(time.perf_counter() - begin)
+    if not (torch.isfinite(loss) and norm > 0):
+        raise SystemExit(f"{name}: loss {loss.item()}, gradient norm {norm}: this step learns nothing")
+    median = statistics.median(seconds)
+    return {
+        "arm": name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens_per_s": round(rows * tokens / median),
+        "step_ms": round(median * 1e3, 1),
+        "spread_ms": [round(min(seconds) * 1e3, 1), round(max(seconds) * 1e3, 1)],
+        "memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 1) if device == "cuda" else None,
+        "loss": round(loss.item(), 3),
+    }
+
+
+def main() -> None:
+    """Measure the arms asked for and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_float32_matmul_precision("high")
+    # Kinds of layers times sizes of slices: more variants of one function than the compiler keeps by itself.
+    torch._dynamo.config.recompile_limit = 64
+    results: list[dict[str, Any]] = []
+    for name in args.arms.split(","):
+        torch.compiler.reset()
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        results.append(measure(name, rows=args.rows, tokens=args.tokens, steps=args.steps, device=device))
+        print(json.dumps(results[-1]), flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Ternary weights times int8 activations; the reference is `quant.ternary.ternary_matmul`."""

@@ -1,0 +1,135 @@
+"""What only the Titans layer has: slots, a memory that reaches beyond the window, surprise."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from chimera.mixers.titans.attention import MemoryTokens, Slots, Tokens, attend
+from chimera.mixers.titans.layer import TitansMAC
+from chimera.mixers.titans.layout import chunk_layout
+from configs.errors import UsageError
+from quant.qat.linear import set_quant_mix
+from tests.chimera.mixers.helpers import assert_close, flat
+
+WIDTH = 16
+
+
+def layer_of(**changes: Any) -> TitansMAC:
+    torch.manual_seed(0)
+    sizes = {"width": WIDTH, "num_heads": 2, "head_dim": 8, "num_slots": 3, "window": 8, "memory_chunk": 8}
+    layer = TitansMAC(**(sizes | changes))
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    set_quant_mix(layer, 0.0)
+    return layer
+
+
+def tokens(num_tokens: int, *, batch: int = 1) -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(batch, num_tokens, WIDTH)
+
+
+@pytest.mark.parametrize("shut", [True, False])
+def test_the_memory_reaches_where_the_window_does_not(shut: bool):
+    layer = layer_of()
+    with torch.no_grad():
+        # Shut, the memory writes nothing. Open, it writes fully. It forgets little, and all tokens alike.
+        layer.theta_bias.fill_(-1e4 if shut else 10.0)
+        layer.alpha_bias.fill_(-10.0)
+        layer.alpha_proj.weight.zero_()
+    x = tokens(200)
+    changed = x.clone()
+    changed[:, 0] += 1.0
+    with torch.no_grad():
+        difference = (layer(x)[0] - layer(changed)[0]).abs().amax(dim=-1)[0]
+    # The convolution reaches 3 tokens on, and the window 7 further.
+    assert (difference[:11] > 0).any()
+    assert (difference[-32:] == 0).all() == shut
+
+
+def test_slots_are_learnt():
+    layer = layer_of()
+    y, _ = layer(tokens(20))
+    y.square().sum().backward()
+    for slots in (layer.slot_keys, layer.slot_values):
+        assert slots is not None
+        assert slots.grad is not None
+        assert (slots.grad.abs().amax(dim=1) > 0).all()
+
+
+def test_slots_are_always_in_view():
+    # A slot that every query meets with a large score is all that is seen, whatever the tokens are.
+    torch.manual_seed(0)
+    slots = Slots(keys_HPK=1e4 * torch.ones(2, 1, 8), values_HPV=torch.randn(2, 1, 8))
+    for num_tokens in (1, 30):
+        x = torch.rand(1, 2, num_tokens, 8) + 0.1
+        layout = chunk_layout(
+            batch=1, num_tokens=num_tokens, memory_chunk=8, position_B=None, packing=None, device=x.device
+        )
+        answers = layout.to_chunks(x.transpose(1, 2))
+        seen = attend(
+            Tokens(x, x, x, x), memory=MemoryTokens(answers, answers, layout.filled_BSC), slots=slots,
+            past=None, document_BT=torch.zeros(1, num_tokens, dtype=torch.int64), layout=layout, window=8,
+        )  # fmt: skip
+        assert_close(seen, slots.values_HPV.squeeze(1).expand_as(seen), tolerance=1e-6)
+
+
+def test_gradients_reach_the_gates_of_the_memory():
+    layer = layer_of(backprop_chunks=2)
+    y, _ = layer(tokens(40))
+    y.square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_surprise_is_the_same_in_a_row_and_step_by_step():
+    layer, x = layer_of(), tokens(30, batch=2)
+    with torch.no_grad():
+        whole = layer.forward_with_surprise(x)
+        state, steps = None, list[Tensor]()
+        for t in range(30):
+            output = layer.forward_with_surprise(x[:, t : t + 1], state)
+            state = output.state
+            steps.append(output.surprise_BT)
+    assert whole.surprise_BT.shape == (2, 30)
+    assert (whole.surprise_BT > 0).all()
+    assert_close(torch.cat(steps, dim=1), whole.surprise_BT, tolerance=1e-5)
+
+
+def test_the_position_goes_on_beyond_the_window():
+    layer, x = layer_of(), tokens(50)
+    with torch.no_grad():
+        _, state = layer(x)
+        assert state.attention.position_B.tolist() == [50]
+        for t in range(20):
+            _, state = layer.step(x[:, t], state)
+    assert state.attention.position_B.tolist() == [70]
+    # Were it to stand still, the same tokens again would meet the same rotations, and the same ring.
+    with torch.no_grad():
+        repeated = x[:, :1].expand(-1, 60, -1)
+        _, early = layer(repeated)
+        _, later = layer(repeated[:, :8], early)
+    held = early.attention.window_keys_BHWK, later.attention.window_keys_BHWK
+    assert (held[0] - held[1]).abs().max() > 1e-3
+
+
+def test_what_a_stream_has_not_reached_is_zero():
+    layer = layer_of(window=16)
+    with torch.no_grad():
+        _, state = layer(tokens(5))
+    attention = state.attention
+    assert (attention.window_keys_BHWK[:, :, 5:] == 0).all()
+    assert (attention.chunk_values_BHCV[:, :, 5:] == 0).all()
+    assert all(part.isfinite().all() for part in flat(state))
+
+
+def test_sizes_that_cannot_work_are_refused():
+    with pytest.raises(UsageError, match="even number of channels, got 9"):
+        layer_of(head_dim=9)
+    with pytest.raises(UsageError, match="backprop_chunks must be at least 1"):
+        layer_of(backprop_chunks=0)
