@@ -20,7 +20,7 @@ from chimera.looping import LoopInjection, groups_of_round
 from chimera.mixers.packing import Packing
 from chimera.rows import first_tensor, packing_rows, packing_tokens, put_rows, take_rows
 from chronos_moe.lookahead import LookaheadRouter
-from chronos_moe.router import RoutingRecord
+from chronos_moe.passes import RoutingPass
 from configs.errors import UsageError
 from configs.inventory import layers
 from configs.schema.model import ModelConfig
@@ -31,22 +31,13 @@ ModelState = tuple[tuple[State, ...], ...]
 """The state of a batch of streams, [layer][round]."""
 
 
-class LayerRouting(NamedTuple):
-    """Where the tokens of some rows went in one round of one layer."""
-
-    layer: int
-    round: int
-    rows: Tensor  # [rows of the record] their places in the batch
-    record: RoutingRecord
-
-
 class ModelOutput(NamedTuple):
     """What one pass gives."""
 
     hidden_BTD: Tensor
     """What the head reads: the output of the last layer, normed and quantised."""
     state: ModelState
-    routing: list[LayerRouting]
+    routing: list[RoutingPass]
     foresight: Tensor | None
     """Log-probabilities of the lookahead router, [B, T, layers with experts, 1 + steps, E]."""
     rounds_BT: Tensor
@@ -197,7 +188,7 @@ class _Pass:
         self.model = model
         self.packing = packing
         self.states = [list(held) for held in state]
-        self.routing: list[LayerRouting] = []
+        self.routing: list[RoutingPass] = []
         self.foresight: Tensor | None = None
 
     def new_state(self) -> ModelState:
@@ -277,6 +268,5 @@ class _Pass:
         )
         self.states[index][round] = state if rows is None else put_rows(held, rows, state)
         if record is not None:
-            rows = torch.arange(x_BTD.shape[0], device=x_BTD.device) if rows is None else rows
-            self.routing.append(LayerRouting(index, round, rows, record))
+            self.routing.append(RoutingPass(index, round, rows, record))
         return x_BTD

@@ -194,6 +194,8 @@ class _KernelCache:
         return self._path().is_file()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        if not _takes_int64(sig):
+            return None
         target_context.refresh()
         path = self._path()
         data = path.read_bytes() if path.is_file() else b""
@@ -207,6 +209,8 @@ class _KernelCache:
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
+        if not _takes_int64(sig):
+            return
         assert not data.library.has_dynamic_globals, f"{self._name} holds an address of this process"
         path = self._path()
         payload = cast(bytes, serialize.dumps(data._reduce()))
@@ -226,6 +230,11 @@ class _KernelCache:
     def _path(self) -> Path:
         digest = source_digest(Path(self._function.__code__.co_filename))
         return cache_folder() / "kernels" / compiler_key() / f"{self._name}-{digest[:16]}.bin"
+
+
+def _takes_int64(signature: Any) -> bool:
+    """Whether these are a kernel's own arguments. A call with a literal makes a variant, which is not kept."""
+    return all(argument == numba.int64 for argument in getattr(signature, "args", signature))
 
 
 @cache

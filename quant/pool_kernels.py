@@ -116,7 +116,8 @@ def keep_books(block: int, start: int, active: int) -> None:
     if stolen * TOO_MUCH > max(window, FULL_WINDOW_NS):
         hold = atomic_load(block + HOLD_NS)
         atomic_store(block + USABLE, active - 1)
-        penalty = min(LOSS_SHARE * stolen, LONGEST_PENALTY_NS)
+        # The first time it may have been chance.
+        penalty = min(LOSS_SHARE * stolen, LONGEST_PENALTY_NS) if hold > SHORTEST_HOLD_NS else 0
         atomic_store(block + PROBE_AT_NS, end + max(hold, penalty))
         atomic_store(block + HOLD_NS, min(2 * hold, LONGEST_HOLD_NS))
         atomic_store(block + CALM, 0)

@@ -44,8 +44,6 @@ class _Library(Protocol):
 
     def encode(self, sequence: str, *, add_special_tokens: bool) -> _Encoding: ...
     def get_vocab(self, with_added_tokens: bool) -> dict[str, int]: ...
-    def no_truncation(self) -> None: ...
-    def no_padding(self) -> None: ...
 
 
 def load_huggingface(data: bytes, *, source: str, side_config: bytes | None = None) -> Tokenizer:
@@ -95,8 +93,6 @@ def _library(file: HuggingFaceFile, *, source: str) -> _Library:
     except BaseException as error:
         reason = re.sub(secret, "", _said_by_library(error))[:200]
         raise TokenizerError(f"{source}: not a usable tokenizer.json: {reason}", hint=HINT) from None
-    library.no_truncation()
-    library.no_padding()
     expected = {hidden.get(text, text): token for token, text in enumerate(file.tokens) if text is not None}
     if library.get_vocab(True) != expected:
         raise TokenizerError(f"{source}: the ids of its added tokens do not follow its vocabulary", hint=HINT)
@@ -111,7 +107,7 @@ def _said_by_library(error: BaseException) -> str:
 
 
 def _hide(root: Json, hidden: dict[str, str]) -> Json:
-    """The file with special tokens renamed, and without what cuts, pads, wraps or rolls dice."""
+    """The file with special tokens renamed, and without what cuts, pads or rolls dice."""
     model = dict(cast(Json, root["model"]))
     if isinstance(model["vocab"], dict):
         model["vocab"] = {hidden.get(text, text): token for text, token in cast(Json, model["vocab"]).items()}
@@ -130,7 +126,6 @@ def _hide(root: Json, hidden: dict[str, str]) -> Json:
         **root,
         "model": model,
         "added_tokens": added,
-        "post_processor": None,
         "truncation": None,
         "padding": None,
     }

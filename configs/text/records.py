@@ -144,7 +144,7 @@ def _jsonl(path: Path, max_bytes: int) -> Iterator[Record | DataError | None]:
             elif not line.strip():
                 yield None
             else:
-                yield _record_or_problem(line, source=source, line=number)
+                yield _record_or_problem(line.rstrip(b"\r\n"), source=source, line=number)
 
 
 def _record_or_problem(data: bytes, *, source: str, line: int) -> Record | DataError:

@@ -37,7 +37,7 @@ from configs.text.sandbox_budget import (
 
 # What the text between a loop's tags costs, in each round.
 LOOP_CHARACTERS_PER_STEP = 16
-MACRO_STEPS = 8
+MACRO_STEPS = 16
 
 SAFE_ATTRIBUTES: dict[type, str] = {
     str: "capitalize count endswith find index isalpha isdigit islower isspace isupper join lower lstrip "

@@ -4,8 +4,9 @@ Three things stand between the library and exactness, and each is met here:
 
 - The library writes a space as U+2581, so a U+2581 in the text would come back as a space. Such characters
   are cut out and given as their three byte pieces.
-- It sums scores over the whole text in 32-bit floats, which loses small differences in long texts. A long
-  text is cut at places that no piece of the vocabulary crosses, so the cuts change nothing else.
+- It sums scores over the whole text in 32-bit floats, so a word's pieces may depend on what stands far before
+  it. A text is cut into lines, and long lines before a space, where no piece of the vocabulary crosses. Then
+  a line is encoded alike wherever it stands.
 - It finds user-defined pieces in any text. They become control pieces, which it never looks for, unless they
   are only white space.
 """
@@ -147,49 +148,49 @@ def _id(token: int) -> int | None:
 def _exact_encoder(
     processor: _Processor, file: SentencePieceFile, byte_ids: tuple[int, ...]
 ) -> Callable[[str], list[int]]:
-    """Encode with U+2581 as bytes, and long texts in segments."""
+    """Encode line by line, long lines in segments, with U+2581 as bytes."""
     mark_ids = [byte_ids[byte] for byte in SPACE_MARK.encode()]
     texts = [piece.text for piece in file.pieces if piece.kind in (PieceKind.NORMAL, PieceKind.USER_DEFINED)]
-    inner_space = re.compile(f"[^{SPACE_MARK}]{SPACE_MARK}")
+    crosses_space = re.compile(f"[^{SPACE_MARK}]{SPACE_MARK}")
     cut_at_newline = not any("\n" in text for text in texts)
-    cut_at_space = not any(inner_space.search(text) for text in texts)
+    cut_at_space = not any(crosses_space.search(text) for text in texts)
 
-    def encode(text: str) -> list[int]:
-        if len(text) <= SEGMENT_CHARACTERS and SPACE_MARK not in text:
-            return processor.encode(text)
+    def encode_line(line: str) -> list[int]:
+        if len(line) <= SEGMENT_CHARACTERS and SPACE_MARK not in line:
+            return processor.encode(line)
         ids: list[int] = []
-        for number, part in enumerate(text.split(SPACE_MARK)):
+        for number, part in enumerate(line.split(SPACE_MARK)):
             if number:
                 ids.extend(mark_ids)
-            for segment in segments(part, at_newline=cut_at_newline, at_space=cut_at_space):
+            for segment in segments(part) if cut_at_space else (part,):
                 ids.extend(processor.encode(segment))
+        return ids
+
+    def encode(text: str) -> list[int]:
+        if not cut_at_newline or "\n" not in text:
+            return encode_line(text)
+        ids: list[int] = []
+        for number, line in enumerate(text.split("\n")):
+            if number:
+                ids.append(byte_ids[0x0A])
+            if line:
+                ids.extend(encode_line(line))
         return ids
 
     return encode
 
 
-def segments(
-    text: str, *, at_newline: bool, at_space: bool, limit: int = SEGMENT_CHARACTERS
-) -> Iterator[str]:
-    """The text in parts of about `limit` characters, cut after a newline or before the space after a word."""
+def segments(text: str, *, limit: int = SEGMENT_CHARACTERS) -> Iterator[str]:
+    """The text in parts of about `limit` characters, each cut before the first space after a word."""
     start = 0
     while len(text) - start > limit:
-        end = text.rfind("\n", start, start + limit) + 1 if at_newline else 0
-        if end <= start and at_space:
-            end = text.rfind(" ", start + 1, start + limit)
-            while end > start and text[end - 1] == " ":
-                end -= 1
+        end = text.rfind(" ", start + 1, start + limit)
+        while end > start and text[end - 1] == " ":
+            end -= 1
         if end <= start:
-            end = _next_cut(text, start + 1, at_newline=at_newline, at_space=at_space)
+            space = _SPACE_AFTER_WORD.search(text, start + 1)
+            end = space.start() if space else len(text)
         yield text[start:end]
         start = end
     if start < len(text):
         yield text[start:]
-
-
-def _next_cut(text: str, start: int, *, at_newline: bool, at_space: bool) -> int:
-    newline = text.find("\n", start) if at_newline else -1
-    space = _SPACE_AFTER_WORD.search(text, start) if at_space else None
-    cuts = [newline + 1] if newline >= 0 else []
-    cuts += [space.start()] if space else []
-    return min(cuts, default=len(text))

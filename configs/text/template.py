@@ -117,7 +117,7 @@ class ChatTemplate:
         """
         seen = _Input(self.name)
         given = cast("dict[str, Any]", seen.copied(dict(variables or {}), depth=0))
-        plain = [cast("dict[str, Any]", seen.copied(message, depth=0)) for message in messages]
+        plain = [seen.message(message) for message in messages]
         if any(self._marks.secret in text for text in seen.texts):
             raise TokenizerError(f"{self.name}: a message holds this template's own mark")
         given |= self._variables
@@ -248,6 +248,14 @@ class _Input:
         self.name = name
         self.texts: list[str] = []
         self._left = MAX_INPUT_CHARACTERS
+
+    def message(self, value: object) -> dict[str, Any]:
+        """A message, which is an object."""
+        if not isinstance(value, Mapping):
+            raise TokenizerError(
+                f"{self.name}: a message is a {type(value).__name__}; allowed: an object of role and content"
+            )
+        return cast("dict[str, Any]", self.copied(cast("Mapping[object, object]", value), depth=0))
 
     def copied(self, value: object, *, depth: int) -> object:
         """The value as dicts, lists, texts, numbers, booleans and None."""

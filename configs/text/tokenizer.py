@@ -43,7 +43,7 @@ class Special:
 Piece: TypeAlias = str | Special
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Tokenizer:
     """What a model reads and writes. Made by `open_tokenizer`."""
 

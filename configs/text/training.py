@@ -7,6 +7,7 @@ and U+2581 are always byte pieces.
 
 import io
 import os
+import random
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,13 +45,14 @@ def train_sentencepiece(
     split_digits: bool = True,
     character_coverage: float = 0.9995,
     max_lines: int = 2_000_000,
+    seed: int = 0,
     num_threads: int = 4,
 ) -> Tokenizer:
     """Train a tokenizer on `texts` and write it to `out`, which is replaced at the end or left as it was.
 
     The special tokens get the first ids in their order, then comes `<|unk|>`, then the 256 byte pieces.
-    `specials` must name padding and the end of a document. Of more than `max_lines` lines a sample is taken,
-    always the same. The sums of training depend on `num_threads`: another number may give another file.
+    `specials` must name padding and the end of a document. Of more than `max_lines` lines, a sample is taken
+    with `seed`. The sums of training depend on `num_threads`: another number may give another file.
     """
     import sentencepiece
 
@@ -58,7 +60,7 @@ def train_sentencepiece(
     _check(specials, model_type=model_type, vocab_size=vocab_size, byte_fallback=byte_fallback)
     if not path.parent.is_dir():
         raise TokenizerError(f"{path}: no such folder to write to", hint="Make the folder first.")
-    lines = _Lines(texts)
+    lines = _Lines(texts, max_lines=max_lines, seed=seed)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -73,8 +75,6 @@ def train_sentencepiece(
             allow_whitespace_only_pieces=True,
             split_digits=split_digits,
             character_coverage=character_coverage,
-            input_sentence_size=max_lines,
-            shuffle_input_sentence=True,
             max_sentence_length=MAX_LINE_BYTES,
             num_threads=num_threads,
             minloglevel=2,
@@ -123,22 +123,37 @@ def _check(specials: Sequence[str], *, model_type: str, vocab_size: int, byte_fa
 class _Lines:
     """The texts as the trainer takes them, in short lines; remembers what went wrong in reading them."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    def __init__(self, texts: Iterable[str], *, max_lines: int, seed: int) -> None:
         self._texts = texts
+        self._max_lines = max_lines
+        self._random = random.Random(seed)
         self.count = 0
         self.failure: Exception | None = None
 
     def __iter__(self) -> Iterator[str]:
         try:
-            for number, text in enumerate(self._texts, start=1):
-                for line in _short_lines(text):
-                    if not _is_utf8(line):
-                        raise TokenizerError(f"text {number} to train on holds half of a surrogate pair")
-                    self.count += 1
-                    yield line
+            yield from self._sample()
         except Exception as error:  # the trainer would turn it into a message of its own
             self.failure = error
             raise
+
+    def _sample(self) -> list[str]:
+        """All lines, or a sample where each has the same chance; the trainer's own differs in every run."""
+        kept: list[str] = []
+        for line in self._all():
+            self.count += 1
+            if len(kept) < self._max_lines:
+                kept.append(line)
+            elif (place := int(self._random.random() * self.count)) < self._max_lines:
+                kept[place] = line
+        return kept
+
+    def _all(self) -> Iterator[str]:
+        for number, text in enumerate(self._texts, start=1):
+            for line in _short_lines(text):
+                if not _is_utf8(line):
+                    raise TokenizerError(f"text {number} to train on holds half of a surrogate pair")
+                yield line
 
 
 def _short_lines(text: str) -> Iterator[str]:

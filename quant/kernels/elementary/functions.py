@@ -159,15 +159,16 @@ def softplus(x: Any) -> Any:
 
 @helper
 def tanh(x: Any) -> Any:
-    size, z = absolute(x), x * x
+    size = absolute(x)
+    z = size * size
     p = ((number(T4) * z + number(T3)) * z + number(T2)) * z + number(T1)
     p = p * z + number(T0)
-    near = x + x * (z * p)
+    near = size + size * (z * p)
     y, first, second = exp_parts(minimum(size + size, number(EXP_HIGHEST)))
     far = number(1.0) - number(2.0) / (y * first * second + number(1.0))
+    value = select(less(size, number(TANH_BORDER)), near, far)
     sign = bitcast(i32x16, x) & splat(i32x16, SIGN_BIT)
-    signed = bitcast(f32x16, bitcast(i32x16, far) | sign)
-    return canonical(select(equal(x, x), select(less(size, number(TANH_BORDER)), near, signed), x))
+    return canonical(select(equal(x, x), bitcast(f32x16, bitcast(i32x16, value) | sign), x))
 
 
 @helper

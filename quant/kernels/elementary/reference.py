@@ -41,6 +41,11 @@ def canonical(x: Floats) -> Floats:
     return np.where(x == x, x, _floats(np.full(x.shape, c.NAN_BITS, dtype=np.int32)))
 
 
+def quotient(x: Floats | np.float32, y: Floats | np.float32) -> Floats:
+    """x / y; NumPy's types would have the operator give float64."""
+    return np.divide(x, y, dtype=np.float32)
+
+
 @_quiet
 def exp(x: Floats) -> Floats:
     y, first, second = _exp_parts(x)
@@ -67,7 +72,8 @@ def log(x: Floats) -> Floats:
 def sigmoid(x: Floats) -> Floats:
     y, first, second = _exp_parts(-np.abs(x))
     u = y * first * second
-    return canonical(np.where(x == x, np.where(x < np.float32(0), u, _ONE) / (_ONE + u), x))
+    value = quotient(np.where(x < np.float32(0), u, _ONE), _ONE + u)
+    return canonical(np.where(x == x, value, x))
 
 
 @_quiet
@@ -78,7 +84,7 @@ def silu(x: Floats) -> Floats:
     is_negative = x < np.float32(0)
     bounded = np.where(x > np.float32(c.EXP_LOWEST), x, np.float32(c.EXP_LOWEST))
     # The last power of two comes last, so that a result among the subnormals is rounded there only once.
-    value = bounded * np.where(is_negative, u, _ONE) / (_ONE + u * second)
+    value = quotient(bounded * np.where(is_negative, u, _ONE), _ONE + u * second)
     return canonical(np.where(x == x, value * np.where(is_negative, second, _ONE), x))
 
 
@@ -94,12 +100,13 @@ def softplus(x: Floats) -> Floats:
 @_quiet
 def tanh(x: Floats) -> Floats:
     size = np.abs(x)
-    z = x * x
-    near = x + x * (z * _polynomial(c.TANH, z))
+    z = size * size
+    near = size + size * (z * _polynomial(c.TANH, z))
     y, first, second = _exp_parts(size + size)
-    far = _ONE - _TWO / (y * first * second + _ONE)
-    signed = _floats(_bits(far) | (_bits(x) & np.int32(c.SIGN_BIT)))
-    return canonical(np.where(x == x, np.where(size < np.float32(c.TANH_BORDER), near, signed), x))
+    far = _ONE - quotient(_TWO, y * first * second + _ONE)
+    value = np.where(size < np.float32(c.TANH_BORDER), near, far)
+    signed = _floats(_bits(value) | (_bits(x) & np.int32(c.SIGN_BIT)))
+    return canonical(np.where(x == x, signed, x))
 
 
 def sine_and_cosine(phases: NDArray[np.uint64]) -> tuple[Floats, Floats]:
@@ -114,7 +121,7 @@ def sine_and_cosine(phases: NDArray[np.uint64]) -> tuple[Floats, Floats]:
     )
     units = high * np.float32(2.0**40) + (middle * np.float32(2.0**16) + low)
     a = units * np.float32(c.RADIANS)
-    z = a * a
+    z = np.multiply(a, a)
     sin = a + a * (z * _polynomial(c.SIN, z))
     sin = np.where(is_negative, -sin, sin)
     cos = _ONE - (_HALF * z - z * z * _polynomial(c.COS, z))
@@ -140,7 +147,7 @@ def _exp_parts(x: Floats) -> tuple[Floats, Floats, Floats]:
     bounded = np.where(bounded < np.float32(c.EXP_HIGHEST), bounded, np.float32(c.EXP_HIGHEST))
     n = np.rint(bounded * np.float32(c.LOG2_E))
     r = bounded - n * np.float32(c.LN2_HIGH) - n * np.float32(c.LN2_LOW)
-    y = _ONE + (r + r * r * _polynomial(c.EXP, r))
+    y = np.add(_ONE, r + r * r * _polynomial(c.EXP, r))
     whole = n.astype(np.int32)
     half = whole >> 1
     return y, _power_of_two(half), _power_of_two(whole - half)
@@ -152,9 +159,9 @@ def _power_of_two(n: Integers) -> Floats:
 
 def _log_bend(f: Floats) -> Floats:
     """f − log(1 + f)."""
-    s = f / (_TWO + f)
+    s = quotient(f, _TWO + f)
     z = s * s
-    return s * (f - z * _polynomial(c.LOG, z))
+    return np.multiply(s, f - z * _polynomial(c.LOG, z))
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Floats) -> Floats:

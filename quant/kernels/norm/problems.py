@@ -15,7 +15,7 @@ def hard_tokens(num_tokens: int, num_inputs: int, rng: np.random.Generator) -> N
     apart = np.full((num_tokens, num_inputs + 5), np.nan, dtype=np.float32)
     x = apart[:, :num_inputs]
     x[...] = rng.standard_normal((num_tokens, num_inputs), dtype=np.float32)
-    x *= np.exp2(rng.integers(-12, 12, (num_tokens, 1))).astype(np.float32)
+    x *= np.ldexp(np.float32(1), rng.integers(-12, 12, (num_tokens, 1)))
     place = int(rng.integers(0, num_inputs))
     for token in range(1, num_tokens, 2):
         row = x[token]
@@ -25,7 +25,7 @@ def hard_tokens(num_tokens: int, num_inputs: int, rng: np.random.Generator) -> N
             case 1:
                 row[...] = np.copysign(np.float32(0), row)
             case 2:  # squares overflow
-                row *= np.float32(1e36)
+                row *= np.float32(1e30)
             case 3:  # squares vanish, and so does 1e-5
                 row *= np.float32(1e-30)
             case 4:  # subnormals

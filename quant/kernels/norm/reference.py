@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.activations import BLOCK, MAX_CODE, SMALLEST_MAXIMUM, num_blocks
-from quant.kernels.elementary.reference import Floats, canonical
+from quant.kernels.elementary.reference import Floats, canonical, quotient
 
 Quantized: TypeAlias = tuple[NDArray[np.int8], Floats, NDArray[np.int32]]
 """Codes [tokens, blocks · 64], scales [tokens, blocks], −Σ codes [tokens, blocks]."""
@@ -29,9 +29,9 @@ def quantize_blocks(x_TI: Floats) -> Quantized:
     x_TQ_64 = _padded(x_TI, multiple=BLOCK).reshape(num_tokens, blocks, BLOCK)
     with np.errstate(all="ignore"):
         largest_TQ = np.maximum(np.abs(x_TQ_64).max(axis=2), SMALLEST_MAXIMUM)
-        scaled_TQ_64 = x_TQ_64 * (np.float32(MAX_CODE) / largest_TQ)[:, :, None]
+        scaled_TQ_64 = x_TQ_64 * quotient(np.float32(MAX_CODE), largest_TQ)[:, :, None]
         codes = np.rint(np.where(scaled_TQ_64 == scaled_TQ_64, scaled_TQ_64, np.float32(0))).astype(np.int8)
-        scales = canonical(largest_TQ / np.float32(MAX_CODE))
+        scales = canonical(quotient(largest_TQ, np.float32(MAX_CODE)))
     return codes.reshape(num_tokens, -1), scales, -codes.sum(axis=2, dtype=np.int32)
 
 
@@ -43,8 +43,8 @@ def rms_norm(x_TI: Floats, gain: Floats, eps: np.float32, num_heads: int = 1) ->
     gain_H_K = gain.reshape(-1, size)
     gain_TH_K = np.tile(gain_H_K, (num_tokens * num_heads // len(gain_H_K), 1))
     with np.errstate(all="ignore"):
-        mean_TH = _sum_of_squares(x_TH_K) / np.float32(size)
-        r_TH = np.float32(1) / np.sqrt(mean_TH + eps)
+        mean_TH = quotient(_sum_of_squares(x_TH_K), np.float32(size))
+        r_TH = quotient(np.float32(1), np.sqrt(mean_TH + eps))
         return canonical(((x_TH_K * r_TH[:, None]) * gain_TH_K).reshape(num_tokens, num_inputs))
 
 

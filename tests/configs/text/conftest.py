@@ -106,7 +106,7 @@ def byte_level_file(folder: Path) -> Path:
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
     )
     library.enable_truncation(10)
-    library.enable_padding()
+    library.enable_padding(length=64)
     library.save(str(folder / "byte-level.json"))
     return folder / "byte-level.json"
 

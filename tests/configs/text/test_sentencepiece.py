@@ -3,6 +3,8 @@
 import hashlib
 import io
 import re
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,8 @@ from hypothesis import strategies as st
 from configs.errors import TokenizerError
 from configs.text.sentencepiece_backend import load_sentencepiece, segments
 from configs.text.sentencepiece_file import PieceKind, read_sentencepiece_file
-from configs.text.tokenizer import open_tokenizer
-from tests.configs.text.conftest import corpus
+from configs.text.tokenizer import Tokenizer, open_tokenizer
+from tests.configs.text.conftest import TEXTS, corpus
 
 
 def foreign(**options: object) -> bytes:
@@ -50,18 +52,28 @@ def test_reader_agrees_with_the_library(unigram_file: Path, bpe_file: Path) -> N
         assert [piece.kind == PieceKind.BYTE for piece in pieces] == library.is_byte(ids)
 
 
-def test_ids_are_the_librarys_on_ordinary_text(unigram_file: Path, bpe_file: Path) -> None:
+def test_ids_are_the_librarys_line_by_line(unigram_file: Path, bpe_file: Path) -> None:
     for path in (unigram_file, bpe_file):
         library = sentencepiece.SentencePieceProcessor(model_file=str(path))
         tokenizer = open_tokenizer(path)
+        newline = library.piece_to_id("<0x0A>")
         for text in corpus():
-            assert len(text) > 4096 or text is corpus()[2]
-            for line in text.splitlines(keepends=True):
-                assert tokenizer.encode(line) == library.encode(line)
-            assert (
-                tokenizer.encode(text)
-                == [token for line in text.split("\n") for token in (*library.encode(line), 17)][:-1]
-            )
+            by_line = [token for line in text.split("\n") for token in (*library.encode(line), newline)]
+            assert tokenizer.encode(text) == by_line[:-1]
+
+
+@given(lines=st.lists(TEXTS.map(lambda text: text.replace("\n", "")), min_size=1, max_size=4))
+def test_a_line_is_encoded_alike_wherever_it_stands(unigram_file: Path, lines: list[str]) -> None:
+    tokenizer = opened(unigram_file)
+    alone = [tokenizer.encode(line + "\n") for line in lines]
+    assert tokenizer.encode("".join(line + "\n" for line in lines)) == [
+        token for ids in alone for token in ids
+    ]
+
+
+@cache
+def opened(path: Path) -> Tokenizer:
+    return open_tokenizer(path)
 
 
 def test_a_file_that_changes_text_says_so() -> None:
@@ -98,30 +110,52 @@ def test_user_defined_pieces_are_special_unless_they_are_space() -> None:
     assert library.piece_to_id("\n\n") in tokenizer.encode("a\n\nb")
 
 
-@given(
-    text=st.text(alphabet="ab \n", max_size=80),
-    limit=st.integers(1, 12),
-    at_newline=st.booleans(),
-    at_space=st.booleans(),
-)
-def test_segments_join_and_cut_only_where_they_may(
-    text: str, limit: int, at_newline: bool, at_space: bool
-) -> None:
-    parts = list(segments(text, at_newline=at_newline, at_space=at_space, limit=limit))
+@given(text=st.text(alphabet="ab ", max_size=80), limit=st.integers(1, 12))
+def test_segments_join_and_cut_only_before_a_space_after_a_word(text: str, limit: int) -> None:
+    parts = list(segments(text, limit=limit))
     assert "".join(parts) == text
-    for before, after in zip(parts, parts[1:], strict=False):
-        is_newline_cut = at_newline and before.endswith("\n")
-        is_space_cut = at_space and re.search("[^ ]$", before) and after.startswith(" ")
-        assert is_newline_cut or is_space_cut
-    if at_newline or at_space:
-        cuts = ["\n"] * at_newline + ["[^ ](?= )"] * at_space
-        assert all(
-            len(part) <= limit
-            or not re.search("|".join(cuts), part[:-1])
-            or part == parts[-1]
-            or not re.search("|".join(cuts), part[:limit])
-            for part in parts
+    for before, after in pairwise(parts):
+        assert not before.endswith(" ")
+        assert after.startswith(" ")
+    for part in parts[:-1]:
+        assert len(part) <= limit or not re.search("[ab] ", part), (
+            "a part is long only where nothing could be cut"
         )
+
+
+def test_a_long_line_is_cut_and_still_the_librarys(bpe_file: Path) -> None:
+    library = sentencepiece.SentencePieceProcessor(model_file=str(bpe_file))
+    line = " ".join(corpus()[0].split("\n"))
+    assert len(line) > 10_000
+    assert opened(bpe_file).encode(line) == library.encode(line)
+
+
+DAMAGED: dict[str, tuple[bytes, str]] = {
+    "no pieces": (b"\x12\x02\x18\x01", "it holds no pieces"),
+    "an empty piece": (b"\n\x02\n\x00", "an empty piece at byte 2"),
+    "a piece over the end": (b"\n\x7f\n\x01a", "a field at byte 2 runs over the end"),
+    "a text over its piece": (b"\n\x03\n\x05a\x00\x00\x00\x00", "a field at byte 4 runs over the end"),
+    "a number cut off": (b"\n\x03\n\x01a\x10\xff", "a number cut off at byte 7"),
+    "an endless number": (b"\x10" + b"\xff" * 11, "a number cut off"),
+    "a group": (b"\x0b\x0c", "an unknown field type at byte 1"),
+    "not UTF-8": (b"\n\x03\n\x01\xff", "'utf-8' codec can't decode"),
+    "no number": (b"\n\x08\n\x01a\x15\x00\x00\xc0\x7f", "no number for a score"),
+    "an unknown type": (b"\n\x05\n\x01a\x18\x09", "a piece of unknown type 9"),
+    "a type in two bytes": (b"\n\x06\n\x01a\x18\x84\x00", "a piece of unknown type 4"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_the_reader_names_the_damage(name: str) -> None:
+    data, words = DAMAGED[name]
+    with pytest.raises(ValueError, match=re.escape(words)):
+        read_sentencepiece_file(data)
+
+
+def test_byte_pieces_have_names_of_bytes(unigram_file: Path) -> None:
+    data = unigram_file.read_bytes().replace(b"<0x41>", b"<0xZZ>")
+    with pytest.raises(TokenizerError, match="byte piece '<0xZZ>'; expected <0x00> to <0xFF>"):
+        load_sentencepiece(data, source="x")
 
 
 @given(data=st.data())

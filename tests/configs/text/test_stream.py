@@ -1,5 +1,7 @@
 """Streaming: the pieces joined are the decoded whole, and nothing complete waits."""
 
+from functools import cache
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,25 +12,24 @@ from configs.text.tokenizer import Tokenizer
 from tests.configs.text.conftest import TEXTS
 
 
+@cache
 def byte_ids(tokenizer: Tokenizer) -> list[int]:
     """The id of each single byte."""
     first = {data: token for token, data in reversed(list(enumerate(tokenizer.token_bytes)))}
     return [first[bytes([byte])] for byte in range(256)]
 
 
+@cache
 def ids_of(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
     """Ids of text, of single bytes that break UTF-8, special ones and any others, in any order."""
     fit = [token for token in range(tokenizer.vocab_size) if tokenizer.id_to_bytes(token) is not None]
-    odd = [
-        byte_ids(tokenizer)[byte]
-        for byte in (0x20, 0x41, 0x80, 0xBF, 0xC3, 0xA9, 0xE2, 0x81, 0xED, 0xF0, 0x9F, 0xFF)
-    ]
+    odd_bytes = (0x20, 0x41, 0x80, 0xBF, 0xC3, 0xA9, 0xE2, 0x81, 0xED, 0xF0, 0x9F, 0xFF)
+    odd = [byte_ids(tokenizer)[byte] for byte in odd_bytes]
     single = st.sampled_from(odd).map(lambda token: [token])
     some = st.sampled_from(fit).map(lambda token: [token])
     special = st.sampled_from(sorted(tokenizer.special_ids)).map(lambda token: [token])
-    return st.lists(single | single | some | special | TEXTS.map(tokenizer.encode), max_size=20).map(
-        lambda x: sum(x, [])
-    )
+    parts = st.lists(single | single | some | special | TEXTS.map(tokenizer.encode), max_size=20)
+    return parts.map(lambda lists: [token for part in lists for token in part])
 
 
 @given(data=st.data(), continuing=st.booleans())

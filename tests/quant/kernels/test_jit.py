@@ -184,6 +184,24 @@ def test_a_full_disk_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing is left half written"
 
 
+@kernel
+def plus(a: int, b: int) -> int:
+    return a + b
+
+
+@kernel
+def plus_one(a: int) -> int:
+    return plus(a, 1)
+
+
+def test_a_call_with_a_literal_does_not_take_the_place_of_the_kernel() -> None:
+    # Numba makes a variant for the literal; under the same file it would be loaded for all other calls.
+    assert plus_one(41) == 42
+    fresh = kernel(plus.py_func)  # type: ignore[attr-defined]
+    assert fresh(40, 5) == 45
+    assert plus(40, 5) == 45
+
+
 def test_a_division_by_zero_gives_what_numpy_gives() -> None:
     numbers = np.array([1, 0, 0, 0], dtype=np.float32)
     result = np.empty(1, dtype=np.float32)
