@@ -6,14 +6,15 @@ is one pass through the looped layers; one round is a model that does not loop.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from configs.inventory import Layer, Part, Tensor, layers, tensors
 from configs.schema.model import ModelConfig
 
 TernaryFormat = Literal["2-bit", "1.6-bit", "1.25-bit"]
 TERNARY_BITS: Mapping[TernaryFormat, float] = {"2-bit": 2.0, "1.6-bit": 1.6, "1.25-bit": 1.25}
-SCALE_BITS = 16
+SCALE_BYTES = 2
+INPUTS_A_SCALE = 128
 ROW_SCALE_BYTES = 4
 FLOAT_BYTES = 4
 TILE_ROWS, TILE_COLUMNS = 32, 64
@@ -48,50 +49,90 @@ def expert_matrix_parameters(config: ModelConfig) -> int:
 
 def active_expert_parameters(config: ModelConfig, *, rounds: int = 1) -> int:
     """Ternary expert weights that a token meets, counted once for each visit."""
-    moe = config.backbone.moe
-    share = moe.num_experts_per_tok / moe.n_routed_experts
     return sum(
-        round(tensor.size * (share if tensor.experts else 1)) * visits
+        _met(config, tensor) * visits
         for tensor, visits in _visited(config, rounds)
         if tensor.storage == "ternary" and tensor.part == "experts"
     )
 
 
+def parameters_by_layer(config: ModelConfig) -> tuple[int, ...]:
+    """Stored parameters of each layer."""
+    counts = [0] * config.num_hidden_layers
+    for tensor in tensors(config):
+        if tensor.layer is not None and not tensor.buffer:
+            counts[tensor.layer] += tensor.size
+    return tuple(counts)
+
+
 def active_parameters(config: ModelConfig) -> int:
     """Stored parameters that one token meets; those of a loop count once."""
-    moe = config.backbone.moe
-    unused = sum(
-        round(tensor.size * (1 - moe.num_experts_per_tok / tensor.experts))
-        for tensor in tensors(config)
-        if tensor.experts
+    return sum(_met(config, tensor) for tensor in tensors(config))
+
+
+def applied_parameters(
+    config: ModelConfig, *, rounds: int, experts: bool = True, matrices: bool = False
+) -> int:
+    """Parameters applied to a token, once for each use: rounds repeat the loop, the head the embedding.
+
+    `matrices` leaves out what is stored as float32, as the figures do that a model's name quotes.
+    """
+    return sum(
+        _met(config, tensor) * visits
+        for tensor, visits in _visited(config, rounds)
+        if (experts or tensor.part != "experts") and not (matrices and tensor.storage == "float32")
     )
-    return parameters(config) - unused
 
 
-def applied_parameters(config: ModelConfig, *, rounds: int, experts: bool = True) -> int:
-    """Parameters applied to a token, once for each use: rounds repeat the loop, the head the embedding."""
-    moe = config.backbone.moe
-    total = config.vocab_size * config.hidden_size
-    for tensor, visits in _visited(config, rounds):
-        if tensor.buffer or (tensor.part == "experts" and not experts):
-            continue
-        share = moe.num_experts_per_tok / tensor.experts if tensor.experts else 1
-        total += round(tensor.size * share) * visits
-    return total
+PARTS = get_args(Part)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """What a part of the model, or the mixers of one alias, have of its parameters."""
+
+    part: Part
+    alias: str = ""
+    stored: int
+    applied: Mapping[int, int]
+    """Rounds → parameters applied to one token, as `applied_parameters` counts them."""
+
+
+def shares(config: ModelConfig) -> list[Share]:
+    """The parts that hold parameters, in the order of the file, and below the mixers those of each alias."""
+    aliases = {layer.index: layer.alias for layer in layers(config)}
+    stored: dict[tuple[Part, str], int] = {}
+    applied: dict[tuple[Part, str], dict[int, int]] = {}
+
+    def holders(tensor: Tensor) -> list[tuple[Part, str]]:
+        alias = aliases[tensor.layer] if tensor.part == "mixer" and tensor.layer is not None else ""
+        return [(tensor.part, ""), (tensor.part, alias)] if alias else [(tensor.part, "")]
+
+    for tensor in tensors(config):
+        for holder in holders(tensor):
+            stored[holder] = stored.get(holder, 0) + (0 if tensor.buffer else tensor.size)
+    for rounds in round_counts(config):
+        for tensor, visits in _visited(config, rounds):
+            for holder in holders(tensor):
+                met = applied.setdefault(holder, {})
+                met[rounds] = met.get(rounds, 0) + _met(config, tensor) * visits
+    return [
+        Share(part=part, alias=alias, stored=number, applied=applied[part, alias])
+        for (part, alias), number in sorted(stored.items(), key=lambda item: PARTS.index(item[0][0]))
+    ]
 
 
 def tensor_bytes(config: ModelConfig, tensor: Tensor, *, form: TernaryFormat = "2-bit") -> int:
     """Bytes of one tensor in a packed file, its scales and its padding with it."""
+    copies = tensor.experts or 1
     if tensor.storage == "float32":
-        return padded(tensor.size * FLOAT_BYTES, ALIGNMENT)
-    *stack, rows, columns = tensor.shape
-    copies = 1
-    for count in stack:
-        copies *= count
+        return copies * padded(tensor.size // copies * FLOAT_BYTES, ALIGNMENT)
+    rows, columns = tensor.shape[-2:]
     rows, wide = padded(rows, TILE_ROWS), padded(columns, TILE_COLUMNS)
     if tensor.storage == "embedding":
         return rows * wide * config.quantization.embedding_bits // 8 + rows * ROW_SCALE_BYTES
-    scales = rows * _groups(config, columns) * SCALE_BITS // 8
+    # Scales of rows, of tensors and of larger groups are written out for groups of this size.
+    scales = rows * -(-columns // INPUTS_A_SCALE) * SCALE_BYTES
     return copies * (round(rows * wide * TERNARY_BITS[form] / 8) + scales)
 
 
@@ -104,19 +145,31 @@ def file_bytes(config: ModelConfig, *, form: TernaryFormat = "2-bit", experts: b
     )
 
 
+def part_bytes(config: ModelConfig, part: Part, *, form: TernaryFormat = "2-bit") -> int:
+    """Bytes of the tensors of one part."""
+    return sum(tensor_bytes(config, tensor, form=form) for tensor in tensors(config) if tensor.part == part)
+
+
 def bytes_per_token(config: ModelConfig, *, rounds: int, form: TernaryFormat = "2-bit") -> int:
-    """Weight bytes that one decoded token reads from memory: the loop's in each round, the head once."""
-    moe = config.backbone.moe
-    total = config.hidden_size * config.quantization.embedding_bits // 8
+    """Weight bytes that one decoded token reads: those of the loop in each round, of the head all rows."""
+    total = 0
     for tensor, visits in _visited(config, rounds):
-        share = moe.num_experts_per_tok / tensor.experts if tensor.experts else 1
-        total += round(tensor_bytes(config, tensor, form=form) * share) * visits
+        stored = tensor_bytes(config, tensor, form=form)
+        if tensor.part == "embedding":
+            total += stored + stored // padded(config.vocab_size, TILE_ROWS)
+        elif tensor.experts:
+            total += stored // tensor.experts * config.backbone.moe.num_experts_per_tok * visits
+        else:
+            total += stored * visits
     return total
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StateBytes:
-    """What one stream carries from token to token, in bytes. None of it grows with the text."""
+    """What one stream carries from token to token, in bytes. None of it grows with the text.
+
+    The keys and values that `mla` and `gqa` layers keep do grow; `cache_growth` counts them.
+    """
 
     recurrent: int = 0
     """Matrices of GD, SK and XM, running memory and momentum of TM."""
@@ -125,7 +178,7 @@ class StateBytes:
     chunk: int = 0
     """Titans: the memory at the chunk's start, and what was read from it in this chunk."""
     window: int = 0
-    """Titans: the ring of keys and values, int8 with a scale per token and head."""
+    """Rings of keys and values: of TM in int8 with a scale per token and head, of `swa` in float32."""
 
     @property
     def total(self) -> int:
@@ -151,7 +204,7 @@ class StateBytes:
 
 
 def layer_state(config: ModelConfig, layer: Layer) -> StateBytes:
-    """State of one layer in one round. The cache of an attention layer grows and is not counted here."""
+    """State of one layer in one round."""
     P, H, K = config.inner_width, config.num_heads, config.head_dim
     matrix = H * K * K * FLOAT_BYTES
     if layer.kind in ("gated_deltanet", "tsp_span_knot"):
@@ -172,7 +225,18 @@ def layer_state(config: ModelConfig, layer: Layer) -> StateBytes:
             chunk=memory + reads,
             window=ring,
         )
+    if layer.kind == "swa":
+        return StateBytes(window=config.attention.window_size * 2 * _shared_width(config) * FLOAT_BYTES)
     return StateBytes()
+
+
+def cache_growth(config: ModelConfig, *, rounds: int) -> int:
+    """Bytes that each token adds to the cache of a stream; 0 where no layer is `mla` or `gqa`."""
+    grown = {
+        "mla": (config.attention.latent_size + config.attention.rope_size) * FLOAT_BYTES,
+        "gqa": 2 * _shared_width(config) * FLOAT_BYTES,
+    }
+    return sum(grown.get(layer.kind, 0) * (rounds if layer.looped else 1) for layer in layers(config))
 
 
 def stream_state(config: ModelConfig, *, rounds: int) -> StateBytes:
@@ -184,26 +248,33 @@ def stream_state(config: ModelConfig, *, rounds: int) -> StateBytes:
 
 
 def round_counts(config: ModelConfig) -> tuple[int, ...]:
-    """The numbers of rounds worth a column: all up to four, then the most."""
+    """The numbers of rounds worth a column: four from the least on, the default, the most."""
     least, most = config.looping.loop_range if config.looping.enabled else (1, 1)
-    return tuple(sorted({*range(least, min(most, 4) + 1), most}))
+    return tuple(sorted({*range(least, min(most, least + 3) + 1), config.rounds_default, most}))
 
 
 def _visited(config: ModelConfig, rounds: int) -> Iterable[tuple[Tensor, int]]:
-    """Each tensor with the number of times that a token meets it."""
+    """Each tensor with the number of its uses for one token: the embedding's second use is the head."""
     looped = {layer.index for layer in layers(config) if layer.looped}
     for tensor in tensors(config):
         if tensor.part == "embedding":
-            yield tensor, 1
+            yield tensor, 2
         else:
             yield tensor, rounds if tensor.layer in looped else 1
 
 
-def _groups(config: ModelConfig, columns: int) -> int:
-    """Weight scales of one row in the file, where row and tensor scales are spread over groups of 128."""
-    quantization = config.quantization
-    size = quantization.group_size if quantization.weight_scale == "absmean_per_group" else 128
-    return -(-columns // size)
+def _met(config: ModelConfig, tensor: Tensor) -> int:
+    """Parameters of a tensor that a token meets in one use: of routed experts, the chosen ones."""
+    if tensor.buffer:
+        return 0
+    if not tensor.experts:
+        return tensor.size
+    return tensor.size // tensor.experts * config.backbone.moe.num_experts_per_tok
+
+
+def _shared_width(config: ModelConfig) -> int:
+    """Width of the keys, and of the values, of a `gqa` or `swa` layer."""
+    return (config.attention.num_key_value_heads or config.num_heads) * config.head_dim
 
 
 def _tails(taps: int, channels: int) -> int:

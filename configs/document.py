@@ -6,25 +6,43 @@ Run as `python -m configs.document [PATH]`; a test holds the page equal to what 
 import dataclasses
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
-from configs.codec import encode, range_text
-from configs.schema.keys import Field, fields_of, is_mapping
+from configs.codec import encode
+from configs.load import PRESETS
+from configs.schema.keys import Field, fields_of, inner_sections, is_mapping, sections
 from configs.schema.model import ModelConfig
+from configs.wording import range_text
 
 HEAD = """# config.json
 
-A model is described by one file. Any subset of these keys may be named; a file may build on a preset,
-`{"preset": "tiny", "hidden_size": 512}`, and what is not named follows by the rules of `configs/derive.py`.
+A model is described by one JSON file. It may name any subset of these keys, and may build on a preset:
+`{"preset": "tiny", "hidden_size": 512}`. The presets are PRESETS. What is named stands; what is not comes
+from the preset, follows from what is named, or has the default below.
+
+What follows, unless it is named too:
+
+- from `hidden_size`: heads of 64 channels, or of the next smaller multiple of 8 that divides the width, and
+  the inner widths and `initializer_range`, in proportion to the preset's or else to the published model's;
+- from `num_heads` or `head_dim`, the other one;
+- from `num_hidden_layers` and the pattern: how often it repeats, the counts, the layers with experts (those
+  of kind `titans_mac` or `tsp_span_knot`, or all where there is none), and the loop, with a seventh of the
+  layers before it and a seventh after;
+- from one part of the loop, the others; from `loop_range`, rounds that lie inside it;
+- from attention in the pattern, `backbone.type` and `backbone.kv_cache`;
+- once a size differs from the preset's, its name and what it states of its own size are gone.
+
 Keys that begin with `_` or `§` are notes for a reader and are skipped, except `_v` and `_name_or_path`, and
 `_keys` and `_vals` of `memory_budget_mb`. Prose inside `P3_ternary_compute` is skipped too, and so are the
 keys that `transformers` writes into every file: SKIPPED.
 
-Any other key is an error. The last column says what a key does today: **works** changes the model, its bytes
-or a program's behaviour; *planned* is checked but does nothing yet; *carried* is kept for other programs and
-has no effect by design.
+Any other key is an error. `null` is allowed where the default is none, and means the same as leaving the key
+out. No number may go beyond 2^53.
+
+The last column says what a key does today: **works** changes the model, its bytes or a program's behaviour;
+*planned* is checked but does nothing yet; *carried* is kept for other programs and has no effect by design.
 """
 
 STATE_TEXT = {"works": "**works**", "planned": "*planned*", "carried": "*carried*"}
@@ -33,32 +51,19 @@ NAMES = {bool: "true/false", int: "integer", float: "number", str: "text", types
 
 def config_page() -> str:
     """The whole page."""
-    skipped = ", ".join(f"`{name}`" for name in sorted(ModelConfig.NOTES))
-    parts = [HEAD.replace("SKIPPED", skipped), "## Top level\n", *_table(ModelConfig)]
+    lists = {"SKIPPED": sorted(ModelConfig.NOTES), "PRESETS": PRESETS}
+    head = HEAD
+    for word, names in lists.items():
+        head = head.replace(word, ", ".join(f"`{name}`" for name in names))
+    parts = [head, "## Top level\n", *_table(ModelConfig)]
+    # A section that stands in several places, such as a switch, is described once.
+    places: dict[type, list[str]] = {}
     for path, section in sections(ModelConfig):
-        parts += [f"\n## `{path}`\n", f"{_first_line(section)}\n", *_table(section)]
+        places.setdefault(section, []).append(path)
+    for section, paths in places.items():
+        headline = ", ".join(f"`{path}`" for path in paths)
+        parts += [f"\n## {headline}\n", f"{_first_line(section)}\n", *_table(section)]
     return "\n".join(parts) + "\n"
-
-
-def sections(section: type, path: str = "") -> Iterator[tuple[str, type]]:
-    """Every section below one, with its path; members of arrays and maps are marked `[]` and `.*`."""
-    seen: set[type] = set()
-    for field in fields_of(section):
-        for suffix, inner in _inner_sections(field.kind):
-            if inner not in seen:
-                seen.add(inner)
-                here = f"{path}{field.json}{suffix}"
-                yield here, inner
-                yield from sections(inner, f"{here}.")
-
-
-def _inner_sections(kind: Any, suffix: str = "") -> Iterator[tuple[str, type]]:
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        yield suffix, kind
-    origin = get_origin(kind)
-    for member in get_args(kind) if origin not in (None, Literal) else ():
-        mark = "[]" if origin is tuple else ".*" if is_mapping(origin) else ""
-        yield from _inner_sections(member, suffix + mark)
 
 
 def _table(section: type) -> list[str]:
@@ -69,8 +74,8 @@ def _table(section: type) -> list[str]:
     for field in fields_of(section):
         key = field.key
         cells = (f"`{field.json}`", _kind_text(field.kind), _default_text(field), key.meaning, key.unit)
-        limits = range_text(key) or (f"`{key.pattern}`" if key.pattern else "")
-        state = "" if any(_inner_sections(field.kind)) else STATE_TEXT[key.state]
+        limits = range_text(key) or (key.form.words if key.form else "")
+        state = "" if any(inner_sections(field.kind)) else STATE_TEXT[key.state]
         rows.append("| " + " | ".join(_cell(text) for text in (*cells, limits, state)) + " |")
     return rows
 

@@ -192,16 +192,16 @@ MIXERS: Mapping[LayerKind, Callable[[ModelConfig], Iterator[Row]]] = {
 
 def _feed_forward(config: ModelConfig, layer: Layer) -> Iterator[Tensor]:
     D, F, prefix = config.hidden_size, config.intermediate_size, f"layers.{layer.index}.ffn."
-    rows: tuple[Row, ...] = (("norm.weight", (D,), "float32"), *_swiglu(D, F))
+    rows: tuple[Row, ...] = (("norm.weight", (D,), "float32"), *_swiglu(D, F, down_norm="down_norm.weight"))
     for name, shape, storage in rows:
         yield Tensor(name=prefix + name, shape=shape, storage=storage, part="feed_forward", layer=layer.index)
 
 
-def _swiglu(width: int, inner: int) -> tuple[Row, ...]:
+def _swiglu(width: int, inner: int, *, down_norm: str) -> tuple[Row, ...]:
     return (
         ("gate_proj.weight", (inner, width), "ternary"),
         ("up_proj.weight", (inner, width), "ternary"),
-        ("down_norm.weight", (inner,), "float32"),
+        (down_norm, (inner,), "float32"),
         ("down_proj.weight", (width, inner), "ternary"),
     )
 
@@ -219,11 +219,11 @@ def _experts(config: ModelConfig, layer: Layer) -> Iterator[Tensor]:
         )  # fmt: skip
 
     yield tensor("norm.weight", (D,), "float32")
-    yield tensor("router.weight", (E, D), "float32")
+    yield tensor("router", (E, D), "float32")
     yield tensor("router_bias", (E,), "float32", buffer=True)
-    for name, shape, storage in _swiglu(D, moe.n_shared_experts * inner):
+    for name, shape, storage in _swiglu(D, moe.n_shared_experts * inner, down_norm="down_norm"):
         yield tensor(f"shared.{name}", shape, storage)
-    for name, shape, storage in _swiglu(D, inner):
+    for name, shape, storage in _swiglu(D, inner, down_norm="down_norm"):
         yield tensor(f"experts.{name}", (E, *shape), storage, experts=E)
 
 
@@ -238,6 +238,6 @@ def _loop(config: ModelConfig) -> Iterator[Tensor]:
 def _lookahead(config: ModelConfig) -> Iterator[Tensor]:
     moe, D = config.backbone.moe, config.hidden_size
     foreseen = len(moe.layers) * moe.n_routed_experts * (moe.lookahead_steps + 1)
-    shapes = {"hidden.weight": (D // 4, D), "out.weight": (foreseen, D // 4)}
+    shapes = {"hidden": (D // 4, D), "out": (foreseen, D // 4)}
     for name, shape in shapes.items():
         yield Tensor(name=f"lookahead.{name}", shape=shape, storage="float32", part="lookahead")

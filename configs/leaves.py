@@ -5,7 +5,7 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Union, cast, get_args, get_origin
 
-from configs.schema.keys import Field, fields_of, is_mapping
+from configs.schema.keys import Field, fields_of, is_mapping, is_note
 from configs.schema.model import ModelConfig
 
 
@@ -41,6 +41,7 @@ def _below(field: Field, kind: Any, value: Any, path: str) -> Iterator[Leaf]:
             yield from _below(field, members[0], item, f"{path}[{index}]")
     elif is_mapping(origin) and dataclasses.is_dataclass(members[1]):
         for name, item in cast("Mapping[str, Any]", value).items():
-            yield from _below(field, members[1], item, f"{path}.{name}")
+            if not is_note(name):
+                yield from _below(field, members[1], item, f"{path}.{name}")
     else:
         yield Leaf(path, field, value)

@@ -1,8 +1,9 @@
 """Older versions of the schema, brought up to today's by pure functions."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
+from configs.raw import as_object
 from configs.schema.model import SCHEMA_VERSION
 
 Migration = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -17,14 +18,10 @@ ADDED_IN_5_1_2 = (
 
 def from_5_1(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Before 5.1.2 four switches did not exist; a file of that time means them to be off."""
-    compute = raw.get("P3_ternary_compute")
-    if not isinstance(compute, Mapping):
+    compute = as_object(raw.get("P3_ternary_compute"))
+    switches = None if compute is None else as_object(compute.get("implemented_optimizations"))
+    if compute is None or switches is None:
         return {**raw, "_v": SCHEMA_VERSION}
-    compute = cast("Mapping[str, Any]", compute)
-    switches = compute.get("implemented_optimizations")
-    if not isinstance(switches, Mapping):
-        return {**raw, "_v": SCHEMA_VERSION}
-    switches = cast("Mapping[str, Any]", switches)
     added = {name: {"status": "OFF"} for name in ADDED_IN_5_1_2 if name not in switches}
     return {
         **raw,

@@ -1,45 +1,47 @@
 """The report on a packed file: what it holds, whether its config asks for that, whether it is sound."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from configs.errors import ContainerError
 from configs.inventory import tensors
 from configs.load import build_config
 from configs.schema.model import ModelConfig
+from configs.schema.quantization import EmbeddingBits
 from configs.strict_json import parse_object
 from quant.container import B158File, open_b158
 from quant.container_format import FORMAT_VERSION, Kind
-from runtime.inspection import inspect_config
+from runtime.inspection import Progress, Report, inspect_config
 
-Report = dict[str, Any]
+Holding = Literal["all tensors", "all but routed experts", "routed experts"]
+KIND_OF_EMBEDDING: Mapping[EmbeddingBits, Kind] = {8: "int8", 4: "int4", 2: "int2"}
 SHOWN = 5
 
 
-def inspect_packed(path: Path, *, verify: bool) -> Report:
+def inspect_packed(path: Path, *, verify: bool, progress: Progress | None = None) -> Report:
     """The report on the config inside a file, and on the file itself."""
     with open_b158(path) as file:
         source = f"{path}: config"
         raw = dict(parse_object(file.config, source=source, error=ContainerError))
         config = build_config(raw, source=source)
-        check_tensors(file, config)
+        holding = check_tensors(file, config)
         if verify:
-            _verify(file)
-        report = inspect_config(config, raw=raw, source=str(path))
-        return {**report, "file": _file(file, verified=verify)}
+            _verify(file, progress=progress)
+        report = inspect_config(config, raw=raw, source=str(path), folder=path.parent)
+        return {**report, "file": _file(file, holding=holding, verified=verify)}
 
 
-def check_tensors(file: B158File, config: ModelConfig) -> None:
-    """Refuse a file whose tensors are not its config's. Routed experts may all lie in another file."""
-    expected = expected_tensors(config)
-    routed = {
-        name for tensor in tensors(config) if tensor.experts for name in (t.name for t in tensor.apart())
-    }
+def check_tensors(file: B158File, config: ModelConfig) -> Holding:
+    """What a file holds of its config's model; refused when that is not one of three wholes."""
+    expected, routed = expected_tensors(config), routed_tensors(config)
     found = {name: (spec.kind, spec.shape) for name, spec in file.tensors.items()}
-    apart = routed.isdisjoint(found)
-    wrong = [
-        f"{name} is missing" for name in expected if name not in found and not (apart and name in routed)
-    ]
+    wanted, holding = expected.keys(), "all tensors"
+    if routed and routed.isdisjoint(found):
+        wanted, holding = expected.keys() - routed, "all but routed experts"
+    elif found and routed.issuperset(found):
+        wanted, holding = routed, "routed experts"
+    wrong = [f"{name} is missing" for name in expected if name in wanted and name not in found]
     wrong += [f"{name} is not of this model" for name in found if name not in expected]
     wrong += [
         f"{name} is {found[name][0]} {list(found[name][1])}, not {kind} {list(shape)}"
@@ -47,40 +49,45 @@ def check_tensors(file: B158File, config: ModelConfig) -> None:
         if name in found and found[name] != (kind, shape)
     ]
     if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise ContainerError(
-            f"{file.path}: its tensors are not those of its config: {'; '.join(wrong[:SHOWN])}{more}",
+            f"{file.path}: its tensors are not those of its config: {_listed(wrong)}",
             hint="Export the model again.",
         )
+    return holding
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[Kind, tuple[int, ...]]]:
-    """Kind and shape of every tensor that a config's packed file holds."""
-    rows: dict[int, Kind] = {8: "int8", 4: "int4", 2: "int2"}
+    """Kind and shape of every tensor that a config's packed files hold."""
     kinds: dict[str, Kind] = {
         "ternary": "ternary",
         "float32": "float32",
-        "embedding": rows[config.quantization.embedding_bits],
+        "embedding": KIND_OF_EMBEDDING[config.quantization.embedding_bits],
     }
     return {
         part.name: (kinds[part.storage], part.shape) for tensor in tensors(config) for part in tensor.apart()
     }
 
 
-def _verify(file: B158File) -> None:
-    problems = file.verify()
+def routed_tensors(config: ModelConfig) -> set[str]:
+    """The names of the tensors that may lie in a file of experts."""
+    return {part.name for tensor in tensors(config) if tensor.experts for part in tensor.apart()}
+
+
+def _verify(file: B158File, *, progress: Progress | None) -> None:
+    problems = [f"{found.tensor} ({found.part}): {found.what}" for found in file.verify(progress=progress)]
     if problems:
-        shown = "; ".join(
-            f"{problem.tensor} ({problem.part}): {problem.what}" for problem in problems[:SHOWN]
-        )
-        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ContainerError(
-            f"{file.path} is damaged: {shown}{more}",
+            f"{file.path} is damaged: {_listed(problems)}",
             hint="Copy it again from where it came, or export it again.",
         )
 
 
-def _file(file: B158File, *, verified: bool) -> Report:
+def _listed(problems: list[str]) -> str:
+    more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return "; ".join(problems[:SHOWN]) + more
+
+
+def _file(file: B158File, *, holding: Holding, verified: bool) -> Report:
     kinds: dict[str, dict[str, int]] = {}
     for name, spec in file.tensors.items():
         row = kinds.setdefault(spec.kind, {"count": 0, "bytes": 0})
@@ -91,6 +98,7 @@ def _file(file: B158File, *, verified: bool) -> Report:
         "file_bytes": file.path.stat().st_size,
         "format_version": FORMAT_VERSION,
         "digest": file.digest,
+        "holds": holding,
         "kinds": kinds,
         "verified": verified,
     }

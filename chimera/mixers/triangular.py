@@ -79,7 +79,7 @@ def _small_product(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _substitute(a: Tensor) -> Tensor:
-    """Row i of the inverse is e_i − Σ_{j<i} a_ij · row j: sums without a reduction, which compile to one kernel."""
+    """Row i of the inverse is e_i − Σ_{j<i} a_ij · row j: plain sums, which compile to one kernel."""
     identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     rows = [identity[0].expand(*a.shape[:-1])]
     for i in range(1, a.shape[-1]):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from configs.schema.keys import QUANTITY_PATTERN, Key
+from configs.schema.keys import NAMES, QUANTITY, Key
 
 LayerKind = Literal["gated_deltanet", "xlstm_m", "titans_mac", "tsp_span_knot", "mla", "swa", "gqa"]
 ATTENTION_KINDS: tuple[LayerKind, ...] = ("mla", "swa", "gqa")
@@ -14,6 +14,8 @@ DEFAULT_ALIASES: Mapping[str, LayerKind] = {
     "TM": "titans_mac",
     "SK": "tsp_span_knot",
 }
+CacheKind = Literal["none", "latent", "window", "full"]
+CACHE_OF_KIND: Mapping[str, CacheKind] = {"mla": "latent", "swa": "window", "gqa": "full"}
 BackboneType = Literal["hybrid_recurrent_no_attention", "hybrid", "transformer"]
 Routing = Literal["noaux_bias", "softmax"]
 
@@ -59,11 +61,11 @@ class MixtureOfExperts:
             high=16,
         ),
     ] = 2
-    total_params: Annotated[
-        str | None, Key("Stated parameters of all experts", "works", pattern=QUANTITY_PATTERN)
-    ] = None
+    total_params: Annotated[str | None, Key("Stated parameters of all experts", "works", form=QUANTITY)] = (
+        None
+    )
     active_params_per_tok: Annotated[
-        str | None, Key("Stated expert parameters that a token visits", "works", pattern=QUANTITY_PATTERN)
+        str | None, Key("Stated expert parameters that a token visits", "works", form=QUANTITY)
     ] = None
 
 
@@ -75,7 +77,7 @@ class Backbone:
         "hybrid_recurrent_no_attention"
     )
     layer_pattern: Annotated[
-        str, Key("Aliases of layers, repeated from the first layer on", "works", pattern=r"\S+( \S+)*")
+        str, Key("Aliases of layers, repeated from the first layer on", "works", form=NAMES)
     ] = "GD XM GD TM GD XM GD SK"
     layer_pattern_repeat: Annotated[
         float | None, Key("How often the pattern fits into the layers", "works", unit="times", low=0.0)
@@ -86,7 +88,5 @@ class Backbone:
     layer_counts: Annotated[
         Mapping[str, int] | None, Key("Layers of each alias", "works", unit="layers", low=0)
     ] = None
-    kv_cache: Annotated[
-        Literal["none", "latent", "window", "full"], Key("Kind of cache that grows with the text", "works")
-    ] = "none"
+    kv_cache: Annotated[CacheKind, Key("Kind of cache that attention layers keep", "works")] = "none"
     moe: Annotated[MixtureOfExperts, Key("Experts", "works")] = field(default_factory=MixtureOfExperts)

@@ -6,27 +6,25 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from configs.schema.keys import QUANTITY_PATTERN, Key
+from configs.schema.keys import NAME, QUANTITY, Key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatedParams:
     """Parameters and bytes as the file states them."""
 
-    base: Annotated[str | None, Key("Parameters without experts", "works", pattern=QUANTITY_PATTERN)] = None
-    moe_total: Annotated[str | None, Key("Parameters of all experts", "works", pattern=QUANTITY_PATTERN)] = (
+    base: Annotated[str | None, Key("Parameters without experts", "works", form=QUANTITY)] = None
+    moe_total: Annotated[str | None, Key("Parameters of all experts", "works", form=QUANTITY)] = None
+    physical: Annotated[str | None, Key("Parameters stored", "works", form=QUANTITY)] = None
+    effective_2loops: Annotated[str | None, Key("Parameters applied at 2 rounds", "works", form=QUANTITY)] = (
         None
     )
-    physical: Annotated[str | None, Key("Parameters stored", "works", pattern=QUANTITY_PATTERN)] = None
-    effective_2loops: Annotated[
-        str | None, Key("Parameters applied at 2 rounds", "works", pattern=QUANTITY_PATTERN)
-    ] = None
-    effective_6loops: Annotated[
-        str | None, Key("Parameters applied at 6 rounds", "works", pattern=QUANTITY_PATTERN)
-    ] = None
-    active_per_token: Annotated[
-        str | None, Key("Parameters that a token visits", "works", pattern=QUANTITY_PATTERN)
-    ] = None
+    effective_6loops: Annotated[str | None, Key("Parameters applied at 6 rounds", "works", form=QUANTITY)] = (
+        None
+    )
+    active_per_token: Annotated[str | None, Key("Parameters that a token visits", "works", form=QUANTITY)] = (
+        None
+    )
     weight_mb: Annotated[float | None, Key("Size of all weights", "works", unit="MB", low=0.0)] = None
     total_mb: Annotated[float | None, Key("Memory of everything", "works", unit="MB", low=0.0)] = None
 
@@ -35,7 +33,7 @@ class StatedParams:
 class MemoryBudget:
     """A budget by parts: names, their values, and sums."""
 
-    keys: Annotated[tuple[str, ...], Key("Names of the parts", "works", json="_keys")] = ()
+    keys: Annotated[tuple[str, ...], Key("Names of the parts", "works", form=NAME, json="_keys")] = ()
     vals: Annotated[
         tuple[float, ...], Key("Size of each part", "works", unit="MB", low=0.0, json="_vals")
     ] = ()
@@ -51,7 +49,7 @@ class MemoryBudget:
 class ContextTier:
     """One store of the past."""
 
-    name: Annotated[str, Key("Name of the store", "works")]
-    tokens: Annotated[int | None, Key("Tokens held", "planned", unit="tokens", low=0)] = None
+    name: Annotated[str, Key("Name of the store", "works", form=NAME)]
+    tokens: Annotated[int | None, Key("Tokens held", "works", unit="tokens", low=0)] = None
     entries: Annotated[int | None, Key("Entries held", "works", unit="entries", low=0)] = None
     mb: Annotated[float | None, Key("Size", "works", unit="MB", low=0.0)] = None

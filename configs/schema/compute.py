@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
-from configs.schema.keys import Key
+from configs.schema.keys import Form, Key
 
-STATUS_PATTERN = r"(IMPLEMENTED|PLANNED|OFF)\b.*"
+STATUS = Form(r"(IMPLEMENTED|PLANNED|OFF)\b.*", "IMPLEMENTED, PLANNED or OFF, then any remark")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +17,7 @@ class Switch:
     )
 
     status: Annotated[
-        str, Key("IMPLEMENTED, PLANNED or OFF, with any remark after it", "planned", pattern=STATUS_PATTERN)
+        str, Key("IMPLEMENTED, PLANNED or OFF, with any remark after it", "planned", form=STATUS)
     ] = "OFF"
 
     @property

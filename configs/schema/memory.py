@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from configs.schema.keys import Key
+from configs.schema.keys import FILE_NAME, Form, Key
+
+WORDS = Form(r"uint64_x[1-9][0-9]{0,5}", "64-bit words and their number, as in uint64_x128")
+VectorType = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -11,9 +14,7 @@ class SemanticMemory:
     """A store of bit vectors found by likeness."""
 
     vector_bits: Annotated[int, Key("Bits of a vector", "planned", unit="bits", low=64)] = 8192
-    vector_storage: Annotated[str, Key("Words of a vector", "planned", pattern=r"uint64_x\d+")] = (
-        "uint64_x128"
-    )
+    vector_storage: Annotated[str, Key("Words of a vector", "planned", form=WORDS)] = "uint64_x128"
     capacity: Annotated[int, Key("Vectors held", "planned", unit="vectors", low=1)] = 200_000
     relations: Annotated[int, Key("Relations held", "planned", unit="triples", low=0)] = 500_000
     memory_mb: Annotated[int, Key("Memory of the store", "planned", unit="MiB", low=1)] = 320
@@ -208,9 +209,10 @@ class EvolutionSafety:
         float, Key("Rate at which all writing stops", "planned", low=0.0, high=1.0)
     ] = 0.05
     user_reset: Annotated[bool, Key("A user may forget everything", "planned")] = True
-    state_file: Annotated[str, Key("File that holds what was learnt", "planned")] = (
-        "chimera51_evolution.state"
-    )
+    state_file: Annotated[
+        str | None,
+        Key("File that holds what was learnt, that of `files` unless named", "planned", form=FILE_NAME),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,10 +248,14 @@ class BraidState:
     """All that a stream carries from token to token."""
 
     continuous_hidden: Annotated[
-        tuple[int, str] | None, Key("Width and type of the hidden vector", "works")
+        tuple[int, VectorType] | None, Key("Width and type of the hidden vector", "planned", low=1)
     ] = None
-    fast_hidden: Annotated[tuple[int, str] | None, Key("Width and type of its fast copy", "works")] = None
-    semantic_sketch: Annotated[tuple[int, str], Key("Bits and words of the sketch", "planned")] = (
+    fast_hidden: Annotated[
+        tuple[int, VectorType] | None, Key("Width and type of its fast copy", "planned", low=1)
+    ] = None
+    semantic_sketch: Annotated[
+        tuple[int, str], Key("Bits and words of the sketch", "planned", low=64, form=WORDS)
+    ] = (
         8192,
         "uint64_x128",
     )
@@ -259,4 +265,6 @@ class BraidState:
     per_stream_mb: Annotated[float | None, Key("Stated memory of a stream", "works", unit="MB", low=0.0)] = (
         None
     )
-    kv_growth_per_token: Annotated[float, Key("Stated growth a token", "works", unit="bytes", low=0.0)] = 0
+    kv_growth_per_token: Annotated[
+        float | None, Key("Stated growth a token", "works", unit="bytes", low=0.0)
+    ] = None

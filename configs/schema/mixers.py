@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from configs.schema.keys import Key
+from configs.schema.keys import NAMES, Key
 
 FormulaText = str
 CONV_HIGH = 16
@@ -47,9 +47,7 @@ class Efla:
     """The delta rule's exact flow."""
 
     enabled: Annotated[bool, Key("Use it in the layers named", "planned")] = False
-    target_layers: Annotated[
-        str, Key("Aliases of the layers that use it", "planned", pattern=r"\S+( \S+)*")
-    ] = "SK"
+    target_layers: Annotated[str, Key("Aliases of the layers that use it", "planned", form=NAMES)] = "SK"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,9 +136,7 @@ class Attention:
     num_key_value_heads: Annotated[
         int | None, Key("Heads of keys and values, all heads unless named", "works", unit="heads", low=1)
     ] = None
-    window_size: Annotated[int, Key("Tokens in view of a `swa` layer", "planned", unit="tokens", low=1)] = (
-        1024
-    )
+    window_size: Annotated[int, Key("Tokens in view of a `swa` layer", "works", unit="tokens", low=1)] = 1024
     latent_size: Annotated[
         int, Key("Width of the compressed keys and values of an `mla` layer", "works", unit="channels", low=8)
     ] = 512

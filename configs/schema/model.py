@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 from configs.schema.backbone import Backbone
 from configs.schema.claims import ContextTier, MemoryBudget, StatedParams
 from configs.schema.compute import TernaryCompute
-from configs.schema.keys import Key
+from configs.schema.keys import Form, Key
 from configs.schema.looping import Looping
 from configs.schema.memory import BraidState, SelfEvolution, SemanticMemory
 from configs.schema.mixers import Attention, Efla, GatedDeltaNet, Titans, Xlstm
@@ -25,6 +25,7 @@ from configs.schema.spans import DebtLedger, EntropyValve, Grammar, SpanInferenc
 from configs.schema.training import Chronos, Training
 
 SCHEMA_VERSION = "5.1.2"
+VERSION = Form(r"[0-9]{1,4}(\.[0-9]{1,4}){1,2}", "two or three numbers with dots, as in 5.1.2")
 
 TorchDtype = Literal["bfloat16", "float32", "float16"]
 
@@ -39,6 +40,7 @@ class ModelConfig:
             "attn_implementation",
             "bos_token_id",
             "chunk_size_feed_forward",
+            "cross_attention_hidden_size",
             "decoder_start_token_id",
             "dtype",
             "eos_token_id",
@@ -56,6 +58,7 @@ class ModelConfig:
             "return_dict",
             "sep_token_id",
             "task_specific_params",
+            "tf_legacy_loss",
             "tie_encoder_decoder",
             "tokenizer_class",
             "torchscript",
@@ -67,9 +70,7 @@ class ModelConfig:
     name_or_path: Annotated[str, Key("Name of the model", "works", json="_name_or_path")] = ""
     v: Annotated[
         str,
-        Key(
-            "Version of the schema; older files are migrated", "works", pattern=r"\d+(\.\d+){1,2}", json="_v"
-        ),
+        Key("Version of the schema; older files are migrated", "works", form=VERSION, json="_v"),
     ] = SCHEMA_VERSION
     architectures: Annotated[tuple[str, ...], Key("Class of the model in `transformers`", "carried")] = (
         "Chimera51ForCausalLM",
@@ -81,8 +82,8 @@ class ModelConfig:
         "chimera51"
     )
     token_ids: Annotated[tuple[int, int], Key("Ids of the end of a text and of padding", "works", low=0)] = (
-        0,
         1,
+        0,
     )
     hidden_size: Annotated[
         int, Key("Width of the residual stream", "works", unit="channels", low=16, high=65536)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from configs.schema.keys import QUANTITY_PATTERN, Key
+from configs.schema.keys import QUANTITY, Key
 
 Modality = Literal["text", "image", "audio"]
 
@@ -17,7 +17,7 @@ class VisionEncoder:
     hidden: Annotated[int, Key("Width", "planned", unit="channels", low=16)] = 384
     patch: Annotated[int, Key("Side of a patch", "planned", unit="pixels", low=1)] = 16
     out: Annotated[
-        int | None, Key("Width of the vectors, the model's unless named", "works", unit="channels", low=16)
+        int | None, Key("Width of the vectors, the model's unless named", "planned", unit="channels", low=16)
     ] = None
     quant: Annotated[Literal["ternary", "none"], Key("Kind of weights", "planned")] = "ternary"
 
@@ -32,7 +32,7 @@ class AudioEncoder:
     depth: Annotated[int, Key("Layers", "planned", unit="layers", low=1, high=256)] = 6
     hidden: Annotated[int, Key("Width", "planned", unit="channels", low=16)] = 256
     out: Annotated[
-        int | None, Key("Width of the vectors, the model's unless named", "works", unit="channels", low=16)
+        int | None, Key("Width of the vectors, the model's unless named", "planned", unit="channels", low=16)
     ] = None
     quant: Annotated[Literal["ternary", "none"], Key("Kind of weights", "planned")] = "ternary"
 
@@ -52,9 +52,9 @@ class ByteLevel:
     """Bytes instead of tokens."""
 
     enabled: Annotated[bool, Key("Read and write bytes", "planned")] = False
-    encoder_params: Annotated[str, Key("Size of the encoder", "planned", pattern=QUANTITY_PATTERN)] = "50M"
+    encoder_params: Annotated[str, Key("Size of the encoder", "planned", form=QUANTITY)] = "50M"
     encoder_depth: Annotated[int, Key("Layers of the encoder", "planned", unit="layers", low=1, high=256)] = 8
     patching: Annotated[Literal["entropy_threshold"], Key("Where a patch ends", "planned")] = (
         "entropy_threshold"
     )
-    decoder_params: Annotated[str, Key("Size of the decoder", "planned", pattern=QUANTITY_PATTERN)] = "50M"
+    decoder_params: Annotated[str, Key("Size of the decoder", "planned", form=QUANTITY)] = "50M"

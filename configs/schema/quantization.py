@@ -40,7 +40,7 @@ class Quantization:
         float, Key("Information in a ternary weight", "carried", unit="bits", low=1.58, high=1.6)
     ] = 1.58
     weight_values: Annotated[
-        tuple[int, ...], Key("Values that a weight can take", "carried", low=-1, high=1)
+        tuple[Literal[-1], Literal[0], Literal[1]], Key("Values that a weight can take", "carried")
     ] = (-1, 0, 1)
     weight_scale: Annotated[WeightScale, Key("What shares one weight scale", "works")] = "absmean_per_group"
     group_size: Annotated[
@@ -49,7 +49,7 @@ class Quantization:
             "Inputs that share a weight scale; the last group may be short",
             "works",
             unit="inputs",
-            low=64,
+            low=128,
             high=4096,
         ),
     ] = 128

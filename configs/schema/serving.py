@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from configs.schema.keys import Key
+from configs.schema.keys import FILE_NAME, Key
 
 Platform = Literal["x86_64_avx2", "aarch64_neon", "wasm_simd128", "apple_silicon_amx"]
 
@@ -111,10 +111,14 @@ class Safety:
 class Files:
     """Names of a model's files, beside its config.json."""
 
-    weights: Annotated[str, Key("Packed weights", "works")] = "model.b158"
-    moe: Annotated[str, Key("Packed experts", "works")] = "experts.b158"
-    spans: Annotated[str, Key("Span bank", "planned")] = "spans.sfpack"
-    grammar: Annotated[str, Key("Grammar automata", "planned")] = "grammar.fstpack"
-    memory_seed: Annotated[str, Key("First contents of the semantic memory", "planned")] = "memory.seedpack"
-    tokenizer: Annotated[str, Key("Tokenizer", "works")] = "tokenizer.model"
-    evolution: Annotated[str, Key("What a user's model has learnt", "planned")] = "evolution.state"
+    weights: Annotated[str, Key("Packed weights", "works", form=FILE_NAME)] = "model.b158"
+    moe: Annotated[str, Key("Packed experts", "works", form=FILE_NAME)] = "experts.b158"
+    spans: Annotated[str, Key("Span bank", "planned", form=FILE_NAME)] = "spans.sfpack"
+    grammar: Annotated[str, Key("Grammar automata", "planned", form=FILE_NAME)] = "grammar.fstpack"
+    memory_seed: Annotated[str, Key("First contents of the semantic memory", "planned", form=FILE_NAME)] = (
+        "memory.seedpack"
+    )
+    tokenizer: Annotated[str, Key("Tokenizer", "works", form=FILE_NAME)] = "tokenizer.model"
+    evolution: Annotated[str, Key("What a user's model has learnt", "planned", form=FILE_NAME)] = (
+        "evolution.state"
+    )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from configs.schema.keys import QUANTITY_PATTERN, Key
+from configs.schema.keys import QUANTITY, Key
 
 PhaseName = Literal["pretrain", "ctx_extend", "sft", "dpo", "orpo", "grpo", "distill"]
 Schedule = Literal["cosine_warmup", "two_stage"]
@@ -15,14 +15,12 @@ class Phase:
     """One stage of learning. A phase names the keys that it needs."""
 
     name: Annotated[PhaseName, Key("Which stage it is", "planned")]
-    tokens: Annotated[
-        str | None, Key("Tokens to learn from", "planned", unit="tokens", pattern=QUANTITY_PATTERN)
-    ] = None
+    tokens: Annotated[str | None, Key("Tokens to learn from", "planned", unit="tokens", form=QUANTITY)] = None
     data: Annotated[str | tuple[str, ...] | None, Key("Names of data sets", "planned")] = None
     seq_len: Annotated[int | None, Key("Tokens of a sequence", "planned", unit="tokens", low=1)] = None
-    batch_tokens: Annotated[
-        str | None, Key("Tokens of a step", "planned", unit="tokens", pattern=QUANTITY_PATTERN)
-    ] = None
+    batch_tokens: Annotated[str | None, Key("Tokens of a step", "planned", unit="tokens", form=QUANTITY)] = (
+        None
+    )
     optimizer: Annotated[Literal["AdamW"] | None, Key("Optimiser", "planned")] = None
     lr: Annotated[float | None, Key("Highest learning rate", "planned", low=0.0)] = None
     schedule: Annotated[Schedule | None, Key("Course of the learning rate", "planned")] = None
@@ -49,9 +47,7 @@ class DistillationInit:
     enabled: Annotated[bool, Key("Start from a teacher", "planned")] = False
     method: Annotated[Literal["ARWKV_style"], Key("How", "planned")] = "ARWKV_style"
     teacher: Annotated[str, Key("Name of the teacher", "planned")] = ""
-    tokens: Annotated[
-        str, Key("Tokens to learn from it", "planned", unit="tokens", pattern=QUANTITY_PATTERN)
-    ] = "1B"
+    tokens: Annotated[str, Key("Tokens to learn from it", "planned", unit="tokens", form=QUANTITY)] = "1B"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

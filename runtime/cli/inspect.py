@@ -12,7 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="CONFIG|FILE",
-        help="a preset, a config.json, a folder that holds one, or a packed .b158 file",
+        help="a preset, a config.json, a folder that holds one, or a packed .b158 file; a preset's name wins "
+        "over a file of that name, which is then written ./NAME",
     )
     parser.add_argument(
         "--verify",
@@ -25,9 +26,16 @@ def run(args: argparse.Namespace) -> int:
     """Print the report, as JSON or for a reader."""
     from runtime.inspection import inspect_model
 
-    report = inspect_model(args.model, verify=args.verify)
+    if args.verify and sys.stderr.isatty():
+        from runtime.cli.progress import bytes_read
+
+        with bytes_read(args.model, what="verifying") as progress:
+            report = inspect_model(args.model, verify=True, progress=progress)
+    else:
+        report = inspect_model(args.model, verify=args.verify)
     if args.json:
-        json.dump(report, sys.stdout, ensure_ascii=False, indent=2)
+        # ASCII, so that any stream can carry it, whatever a file is called.
+        json.dump(report, sys.stdout, indent=2, allow_nan=False)
         print()
     else:
         from runtime.cli.inspect_view import print_report

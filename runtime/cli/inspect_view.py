@@ -1,19 +1,19 @@
 """The report of `chimera inspect` for a reader: tables and the map of layers; plain text when piped."""
 
-from collections.abc import Iterable
-from typing import Any
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-Report = dict[str, Any]
+from runtime.inspection import Report
 
-LAYERS_A_LINE = 14
-CELL = 4
+PAGE_WIDTH = 80
+"""What reads a pipe has no edge, but its text is as wide as a terminal's."""
+INDENT = 2
 MARGIN = 10
-PIPED_WIDTH = 200
-"""What reads a pipe has no edge to wrap at."""
+LONGEST_NAME = 60
 PART_WORDS = {
     "embedding": "embedding and head",
     "mixer": "mixers",
@@ -29,193 +29,279 @@ KIND_STYLES = {
     "titans_mac": "magenta",
     "tsp_span_knot": "yellow",
 }
-VERDICT_STYLES = {"holds": "green", "differs": "red", "not computed": "dim"}
+VERDICT_STYLES = {"holds": "green", "differs": "red", "missing": "red"}
+ASCII_FORMS = str.maketrans(
+    {"×": "x", "·": ".", "◆": "#", "╰": "\\", "╯": "/", "─": "-", "–": "-", "→": ">", "…": "~"}
+)
+"""For a stream that cannot carry the signs of the map."""
+
+Cell = str | Text
 
 
 def print_report(report: Report) -> None:
     """The whole report."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console.width = PIPED_WIDTH
-    if "file" in report:
-        _print_file(console, report["file"])
-    _print_head(console, report)
-    _print_map(console, report["layers"], report["loop"])
-    _print_parameters(console, report)
-    _print_bytes(console, report)
-    _print_stream(console, report["stream"])
-    if report["claims"]:
+        console.width = PAGE_WIDTH
+    with console.capture() as captured:
+        if "file" in report:
+            _print_file(console, report["file"])
+        _print_head(console, report)
+        _print_map(console, report)
+        _print_parameters(console, report)
+        _print_bytes(console, report)
+        _print_stream(console, report)
         _print_claims(console, report["claims"])
-    _print_inert(console, report["inert"])
+        _print_files(console, report["files"])
+        _print_inert(console, report["inert"])
+    text = captured.get()
+    encoding = sys.stdout.encoding or "utf-8"
+    if text.encode(encoding, "replace").decode(encoding) != text:
+        text = text.translate(ASCII_FORMS).encode(encoding, "backslashreplace").decode(encoding)
+    print(text, end="")
 
 
 def _print_file(console: Console, file: Report) -> None:
-    console.print(Text(f"{file['path']}  {_size(file['file_bytes'])}", style="bold"))
-    console.print(f"  format version {file['format_version']}, digest {file['digest'][:16]}")
-    table = _table("tensors", "number", "bytes")
-    for kind, row in file["kinds"].items():
-        table.add_row(kind, f"{row['count']:,}", _size(row["bytes"]))
-    _print_table(console, table)
+    _say(console, Text(f"{_plain(file['path'])}  {_size(file['file_bytes'])}", style="bold"))
+    _say(console, f"  format version {file['format_version']}, digest {file['digest'][:16]}, {file['holds']}")
+    rows = [(kind, f"{row['count']:,}", _size(row["bytes"])) for kind, row in file["kinds"].items()]
+    _print_table(console, ("<tensors", "number", "bytes"), rows)
     if file["verified"]:
-        console.print(Text("  every digest agrees, every value is allowed", style="green"))
-    console.print()
+        _say(console, Text("  every digest agrees, every value is allowed", style="green"))
+    _say(console)
 
 
 def _print_head(console: Console, report: Report) -> None:
     model, parameters = report["model"], report["parameters"]
-    console.print(Text(report["name"] or report["source"], style="bold"), f"(schema {report['schema']})")
-    console.print(
-        f"  {_count(parameters['total'])} parameters, {_count(parameters['active'])} met by a token; "
-        f"{model['num_hidden_layers']} layers of width {model['hidden_size']}, {model['num_heads']} heads of "
-        f"{model['head_dim']}, feed-forward {model['intermediate_size']}, vocabulary {model['vocab_size']:,}"
+    name = _plain(report["name"], longest=LONGEST_NAME) or _plain(report["source"])
+    _say(console, Text(name, style="bold").append(f" (schema {report['schema']})", style="not bold"))
+    _say(
+        console,
+        f"  {_count(parameters['total'])} parameters, {_count(parameters['active'])} met by a token",
+    )
+    _say(
+        console,
+        f"  {_of(model['num_hidden_layers'], 'layer')} of width {model['hidden_size']:,}, "
+        f"{_of(model['num_heads'], 'head')} of {model['head_dim']}, "
+        f"feed-forward {model['intermediate_size']:,}, vocabulary {model['vocab_size']:,}",
     )
     if model["experts"]:
-        console.print(
-            f"  {model['experts']} routed experts of width {model['expert_width']} in a layer, "
-            f"{model['experts_per_token']} for a token beside the shared one"
+        held = sum(layer["experts"] for layer in report["layers"])
+        shared = (
+            "the shared one" if model["experts_shared"] == 1 else f"{model['experts_shared']} shared ones"
         )
-    console.print()
+        _say(
+            console,
+            f"  {model['experts']} experts of width {model['expert_width']:,} in each of "
+            f"{_of(held, 'layer')}, {model['experts_per_token']} for a token beside {shared}",
+        )
+    _say(console)
 
 
-def _print_map(console: Console, layers: list[Report], loop: Report | None) -> None:
-    for start in range(0, len(layers), LAYERS_A_LINE):
-        row = layers[start : start + LAYERS_A_LINE]
-        lines = [
-            Text(" " * MARGIN).append(_cells(str(layer["index"]) for layer in row), style="dim"),
-            Text("  layer".ljust(MARGIN)),
-        ]
+def _print_map(console: Console, report: Report) -> None:
+    layers, loop = report["layers"], report["loop"]
+    longest = max(len(word) for layer in layers for word in (layer["alias"], str(layer["index"])))
+    cell = max(4, longest + 1)
+    for row in _map_rows(layers, pattern=report["model"]["layer_pattern"], width=console.width, cell=cell):
+        _say(console, Text(" " * MARGIN + _cells([layer["index"] for layer in row], cell), style="dim"))
+        kinds = Text("  layer".ljust(MARGIN))
         for layer in row:
-            lines[1].append(layer["alias"].ljust(CELL), style=KIND_STYLES.get(layer["kind"], "white"))
+            kinds.append(layer["alias"].ljust(cell), style=KIND_STYLES.get(layer["kind"], "white"))
+        _say(console, kinds)
         if any(layer["experts"] for layer in layers):
-            marks = _cells("◆" if layer["experts"] else "·" for layer in row)
-            lines.append(Text("  experts".ljust(MARGIN) + marks))
-        if loop is not None:
-            lines.append(Text("  loop".ljust(MARGIN) + "".join(_loop_cell(layer, loop) for layer in row)))
-        for line in lines:
-            line.rstrip()
-            console.print(line)
-        console.print()
+            marks = _cells(["◆" if layer["experts"] else "·" for layer in row], cell)
+            _say(console, "  experts".ljust(MARGIN) + marks)
+        if loop is not None and any(layer["looped"] for layer in row):
+            _say(console, "  loop".ljust(MARGIN) + "".join(_loop_cell(layer, loop, cell) for layer in row))
+        _say(console)
+    kinds = dict.fromkeys((layer["alias"], layer["kind"]) for layer in layers)
+    _say_wrapped(console, ", ".join(f"{alias} is {kind}" for alias, kind in kinds))
     if loop is not None:
-        console.print(
-            f"  layers {loop['first']}–{loop['last']} run {loop['default']} times, "
-            f"{loop['least']} to {loop['most']} on request\n"
+        _say(
+            console,
+            f"  layers {loop['first']}–{loop['last']} run {_of(loop['default'], 'time')}, "
+            f"{loop['least']} to {loop['most']} on request",
         )
+    _say(console)
 
 
-def _cells(words: Iterable[str]) -> str:
-    return "".join(word.ljust(CELL) for word in words)
+def _map_rows(layers: list[Report], *, pattern: str, width: int, cell: int) -> list[list[Report]]:
+    """The layers by lines; where it fits, a line holds the pattern a whole number of times."""
+    room = max(1, (min(width, PAGE_WIDTH) - MARGIN) // cell)
+    step = len(pattern.split())
+    a_line = room - room % step if step <= room else room
+    return [layers[start : start + a_line] for start in range(0, len(layers), a_line)]
 
 
-def _loop_cell(layer: Report, loop: Report) -> str:
+def _cells(words: Iterable[object], cell: int) -> str:
+    return "".join(str(word).ljust(cell) for word in words)
+
+
+def _loop_cell(layer: Report, loop: Report, cell: int) -> str:
     if not layer["looped"]:
-        return " " * CELL
+        return " " * cell
     left = "╰" if layer["index"] == loop["first"] else "─"
     if layer["index"] == loop["last"]:
-        return f"{left}╯".ljust(CELL)
-    return left + "─" * (CELL - 1)
+        return f"{left}╯".ljust(cell)
+    return left + "─" * (cell - 1)
 
 
 def _print_parameters(console: Console, report: Report) -> None:
     parameters, layers = report["parameters"], report["layers"]
-    table = _table("parameters", "number", "share")
-    for part, number in parameters["by_part"].items():
-        if not number:
-            continue
-        _add_share(table, PART_WORDS[part], number, parameters["total"])
-        if part == "mixer":
-            for alias, inner in parameters["by_mixer"].items():
-                of_kind = sum(layer["alias"] == alias for layer in layers)
-                _add_share(table, f"  {alias} × {of_kind}", inner, parameters["total"])
-    _add_share(table, "all", parameters["total"], parameters["total"])
-    _print_table(console, table)
-    applied = parameters["applied_by_rounds"]
-    if len(applied) > 1:
-        text = ", ".join(f"{rounds} → {_count(number)}" for rounds, number in applied.items())
-        console.print(f"  applied to a token by rounds, head counted again: {text}")
-    console.print()
+    rounds, total = list(parameters["applied_by_rounds"]), parameters["total"]
+    rows: list[tuple[Cell, ...]] = []
+    for share in parameters["by_part"]:
+        name = PART_WORDS[share["part"]]
+        if share["alias"]:
+            name = f"  {share['alias']} × {sum(layer['alias'] == share['alias'] for layer in layers)}"
+        applied = (_count(number) for number in share["applied_by_rounds"].values())
+        rows.append((name, f"{share['stored']:,}", f"{share['stored'] / total:.1%}", *applied))
+    applied = (_count(number) for number in parameters["applied_by_rounds"].values())
+    rows.append(("all", f"{total:,}", "100.0%", *applied))
+    _print_table(console, ("<parameters", "stored", "share", *(f"×{number}" for number in rounds)), rows)
+    _say(console, "  ×n: applied to a token in n rounds; the head is a second use of the embedding")
+    _say(console)
 
 
 def _print_bytes(console: Console, report: Report) -> None:
     routed = any(row["routed_experts"] for row in report["bytes"].values())
-    table = _table("packed tensors", "size", *(["routed experts in it"] if routed else []))
-    for form, row in report["bytes"].items():
-        table.add_row(form, _size(row["total"]), *([_size(row["routed_experts"])] if routed else []))
-    _print_table(console, table)
-    console.print()
+    header = ("<packed tensors", "on disk", "of it experts" if routed else "", "in memory")
+    rows = [
+        (
+            form,
+            _size(row["total"]),
+            _size(row["routed_experts"]) if routed else "",
+            _size(row["in_memory"]),
+        )
+        for form, row in report["bytes"].items()
+    ]
+    _print_table(console, header, rows)
+    rounds = 1 if report["loop"] is None else report["loop"]["default"]
+    _say(console, f"  in memory: with the state of one stream at {_of(rounds, 'round')}")
+    _say(console)
 
 
-def _print_stream(console: Console, rows: list[Report]) -> None:
-    table = _table("rounds", "stream", "recurrent", "window", "with weights", "read a token")
-    for row in rows:
-        state = row["state"]
-        table.add_row(
+def _print_stream(console: Console, report: Report) -> None:
+    header = ("<rounds", "stream", "recurrent", "conv", "chunk", "window", "", "read")
+    streams = _of(report["streams"], "stream")
+    rows = [
+        (
             str(row["rounds"]),
             _size(row["state_bytes"]),
-            _size(state["recurrent"]),
-            _size(state["window"]),
-            _size(row["memory_bytes"]),
+            *(_size(row["state"][part]) for part in ("recurrent", "convolution", "chunk", "window")),
+            _size(row["all_streams_bytes"]),
             _size(row["bytes_per_token"]),
         )
-    _print_table(console, table)
-    console.print("  bytes that a stream holds and a token reads, 2-bit weights; none grows with the text\n")
+        for row in report["stream"]
+    ]
+    _print_table(console, (*header[:6], streams, header[7]), rows)
+    growth = report["stream"][0]["growth_bytes_per_token"]
+    _say(console, "  stream: its state, by parts; read: weights in 2 bits and state, for one token")
+    grows = f"each token adds {_size(growth)} to the cache" if growth else "no state grows with the text"
+    _say(console, f"  {grows}")
+    _say(console)
 
 
 def _print_claims(console: Console, claims: list[Report]) -> None:
-    table = _table("the file states", "stated", "computed", "verdict", "")
-    for claim in claims:
-        table.add_row(
+    if not claims:
+        return
+    rows = [
+        (
             claim["path"],
-            _figure(claim["stated"], claim["unit"]),
-            "" if claim["computed"] is None else _figure(claim["computed"], claim["unit"]),
-            Text(claim["verdict"], style=VERDICT_STYLES[claim["verdict"]]),
-            claim["note"],
+            _figure(claim["stated"], claim),
+            "" if claim["computed"] is None else _figure(claim["computed"], claim),
+            Text(claim["verdict"], style=VERDICT_STYLES.get(claim["verdict"], "dim")),
         )
-    _print_table(console, table)
-    console.print()
+        for claim in claims
+    ]
+    header = ("<the file states", "stated", "computed", "<verdict")
+    _print_table(console, header, rows, notes=[claim["note"] for claim in claims])
+    _say(console)
+
+
+def _print_files(console: Console, files: list[Report]) -> None:
+    if not files:
+        return
+    rows = [
+        (
+            file["key"],
+            _plain(file["name"], longest=LONGEST_NAME),
+            "" if file["computed_bytes"] is None else _size(file["computed_bytes"]),
+            "" if file["found_bytes"] is None else _size(file["found_bytes"]),
+            Text(file["verdict"], style=VERDICT_STYLES.get(file["verdict"], "dim")),
+        )
+        for file in files
+    ]
+    _print_table(console, ("<file", "<name", "computed", "found", "<verdict"), rows)
+    _say(console)
 
 
 def _print_inert(console: Console, paths: list[str]) -> None:
     if not paths:
-        console.print("  every key that is named does something")
+        _say(console, "  every key that is named does something")
         return
     sections: dict[str, list[str]] = {}
     for path in paths:
         section, _, rest = path.partition(".")
         sections.setdefault(section.partition("[")[0], []).append(rest or section)
-    text = ", ".join(
-        name if names == [name] else f"{name} ({len(names)})" for name, names in sections.items()
-    )
-    console.print(f"  checked but inert for now: {text}", soft_wrap=not console.is_terminal)
+    names = (name if inner == [name] else f"{name} ({len(inner)})" for name, inner in sections.items())
+    _say_wrapped(console, f"checked but inert for now: {', '.join(names)}")
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for index, column in enumerate(columns):
-        words = index == 0 or column in ("verdict", "")
-        table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not words)
-    return table
+def _print_table(
+    console: Console, header: Sequence[str], rows: Sequence[Sequence[Cell]], *, notes: Sequence[str] = ()
+) -> None:
+    """Columns at the right, or at the left where the header says `<`; notes beside rows where they fit."""
+    titles = [title.removeprefix("<") for title in header]
+    widths = [max(len(cell) for cell in column) for column in zip(titles, *rows, strict=True)]
+    for number, row in enumerate([titles, *rows]):
+        line = Text(style="bold" if number == 0 else "")
+        for title, width, cell in zip(header, widths, row, strict=True):
+            if not title and not width:
+                continue
+            pad = " " * (width - len(cell))
+            line.append("  " if len(line) else "")
+            for piece in (cell, pad) if title.startswith("<") else (pad, cell):
+                line.append_text(piece) if isinstance(piece, Text) else line.append(piece)
+        note = notes[number - 1] if notes and number else ""
+        if note and len(line) + INDENT + len(note) <= console.width:
+            line.append(f"  {note}", style="dim")
+            note = ""
+        _say(console, line)
+        if note:
+            _say(console, Text(f"    {note}", style="dim"))
 
 
-def _print_table(console: Console, table: Table) -> None:
-    """The table without the spaces that fill up its last column."""
-    for line in console.render_lines(table, pad=False):
-        text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
-        text.rstrip()
-        console.print(text)
+def _say(console: Console, line: Cell = "") -> None:
+    """A line without spaces at its end; a terminal that is too narrow wraps it itself."""
+    text = line if isinstance(line, Text) else Text(line)
+    text.rstrip()
+    console.print(text, soft_wrap=True)
 
 
-def _add_share(table: Table, name: str, number: int, total: int) -> None:
-    table.add_row(name, f"{number:,}", f"{number / total:.1%}")
+def _say_wrapped(console: Console, words: str) -> None:
+    width = max(2 * MARGIN, min(console.width, PAGE_WIDTH))
+    for line in textwrap.wrap(words, width=width, initial_indent="  ", subsequent_indent="    "):
+        _say(console, line)
 
 
-def _figure(value: float, unit: str) -> str:
-    return (
-        _count(value)
-        if unit == "parameters"
-        else f"{value:,.4g} {unit}"
-        if value < 1e4
-        else f"{value:,.0f} {unit}"
-    )
+def _plain(text: str, *, longest: int | None = None) -> str:
+    """A text of the file's on one line, without characters that a terminal would obey."""
+    cut = text if longest is None or len(text) <= longest else text[:longest] + "…"
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
+
+
+def _of(number: int, word: str) -> str:
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def _figure(value: float, claim: Report) -> str:
+    unit = claim["unit"]
+    if unit == "parameters":
+        return _count(value)
+    text = f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}"
+    # A path such as `….tokens` has its unit in its name.
+    return text if claim["path"].endswith((f".{unit}", f"_{unit}")) else f"{text} {unit}"
 
 
 def _count(number: float) -> str:

@@ -36,7 +36,7 @@ class DeltaGates(NamedTuple):
 def mean_decay(x: Tensor) -> Tensor:
     """(1 − e^{−x})/x, the mean of e^{−t} from 0 to x; 1 at 0, where the quotient loses its digits."""
     small = x.abs() < SERIES_BELOW
-    # Each form sees only arguments that it can take: an overflow in the form not chosen would spoil the gradient.
+    # Each form sees arguments that it can take: an overflow in the form not chosen would spoil the gradient.
     near, far = torch.where(small, x, 0.0), torch.where(small, 1.0, x)
     series = 1 - near / 2 * (1 - near / 3 * (1 - near / 4 * (1 - near / 5 * (1 - near / 6))))
     return torch.where(small, series, -torch.expm1(-far) / far)

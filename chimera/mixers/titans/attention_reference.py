@@ -1,4 +1,4 @@
-"""The layer's attention as it is written down: for every token one list of what it sees, in the inputs' type."""
+"""The layer's attention as it is written down: a list of what each token sees, in its inputs' type."""
 
 import torch
 from torch import Tensor

@@ -153,16 +153,17 @@ class TitansMAC(nn.Module):
     def initial_state(self, batch: int, *, device: torch.device | None = None) -> TitansState:
         """The state before a text; the memory in it is the learned one, with its gradient."""
         device = self.attn_scale.device if device is None else device
-        heads = (batch, self.num_heads)
-        chunk = torch.zeros(*heads, self.memory_chunk, self.head_dim, device=device)
-        ring = torch.zeros(*heads, self.window, self.head_dim, device=device)
+
+        def nothing(num_places: int) -> Tensor:
+            return torch.zeros(batch, self.num_heads, num_places, self.head_dim, device=device)
+
         return TitansState(
             fast=FastWeights(*(x.to(device) for x in fresh_weights(self._initial_memory(), batch))),
             attention=AttentionState(
-                chunk_keys_BHCK=chunk,
-                chunk_values_BHCV=chunk,
-                window_keys_BHWK=ring,
-                window_values_BHWV=ring,
+                chunk_keys_BHCK=nothing(self.memory_chunk),
+                chunk_values_BHCV=nothing(self.memory_chunk),
+                window_keys_BHWK=nothing(self.window),
+                window_values_BHWV=nothing(self.window),
                 position_B=torch.zeros(batch, dtype=torch.int64, device=device),
             ),
             tails=self._initial_tails(batch, device),

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -41,5 +40,8 @@ class TitansState(NamedTuple):
 
 def fresh_weights(initial: Tensor, batch: int) -> FastWeights:
     """The weights before a text: the learned ones [H, 2, K, K], and no momentum."""
-    weights = initial.expand(batch, *initial.shape)
-    return FastWeights(border=weights, memory=weights, momentum=torch.zeros_like(weights))
+    shape = (batch, *initial.shape)
+    # Three tensors: two fields that are one object would be another kind of state to torch.compile.
+    return FastWeights(
+        border=initial.expand(shape), memory=initial.expand(shape), momentum=initial.new_zeros(shape)
+    )

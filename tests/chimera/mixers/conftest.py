@@ -6,9 +6,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(
-    autouse=True, scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-)
+@pytest.fixture(autouse=True, scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """Where tensors are made unless told otherwise."""
     place = torch.device(request.param)

@@ -1,5 +1,6 @@
 """What the mixers' tests share: comparing forms, states and gradients."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ def leaves(*tensors: Tensor) -> list[Tensor]:
 def pieces(num_tokens: int, cuts: Sequence[int]) -> list[tuple[int, int]]:
     """The spans between cuts."""
     borders = sorted({0, num_tokens, *(cut for cut in cuts if 0 < cut < num_tokens)})
-    return list(zip(borders, borders[1:], strict=False))
+    return list(itertools.pairwise(borders))
 
 
 def lengths_and_cuts(*, most_tokens: int) -> st.SearchStrategy[tuple[int, list[int]]]:

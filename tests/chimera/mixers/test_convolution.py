@@ -33,9 +33,7 @@ def test_it_is_the_reference(num_tokens: int, taps: int, with_resets: bool):
     found = causal_convolution(x, weight_DY=weight, tail=tail, resets_BT=resets_BT)
     expected = causal_convolution_reference(x, weight_DY=weight, tail=tail, resets_BT=resets_BT)
     assert_close(found, expected, tolerance=1e-13)
-    assert_close(
-        gradients(found, (x, weight, tail)), gradients(expected, (x, weight, tail)), tolerance=1e-13
-    )
+    assert_close(gradients(found, (x, weight, tail)), gradients(expected, (x, weight, tail)), tolerance=1e-13)
 
 
 def test_it_is_pytorchs_depthwise_convolution():

@@ -72,9 +72,7 @@ def by_reference(x: Inputs, resets_BT: Tensor | None = None) -> tuple[Tensor, Te
     )  # fmt: skip
 
 
-def by_chunks(
-    x: Inputs, resets_BT: Tensor | None = None, *, chunk_size: int = 16
-) -> tuple[Tensor, Tensor]:
+def by_chunks(x: Inputs, resets_BT: Tensor | None = None, *, chunk_size: int = 16) -> tuple[Tensor, Tensor]:
     return gated_delta_chunks(
         x.q, x.k, x.v, log_decay_BTH=x.log_decay, erase_BTH=x.erase, write_BTH=x.write,
         state_BHKV=x.state, resets_BT=resets_BT, chunk_size=chunk_size,

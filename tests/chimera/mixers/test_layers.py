@@ -257,7 +257,8 @@ def test_parameters_are_those_of_the_inventory(layer: Any):
     mixer = build_mixer(preset("micro"), layer)
     expected = {name: shape for name, shape, _ in MIXERS[layer.kind](preset("micro"))}
     found = {
-        name.replace(".gain", ".weight"): tuple(parameter.shape) for name, parameter in mixer.named_parameters()
+        name.replace(".gain", ".weight"): tuple(parameter.shape)
+        for name, parameter in mixer.named_parameters()
     }
     assert found == expected
 

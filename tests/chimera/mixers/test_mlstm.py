@@ -75,7 +75,8 @@ def full(x: Inputs) -> MemoryState:
 
 def by_reference(x: Inputs, state: MemoryState, resets_BT: Tensor | None = None):
     return mlstm_reference(
-        x.q, x.k, x.v, log_input_BTH=x.log_input, log_forget_BTH=x.log_forget, state=state, resets_BT=resets_BT
+        x.q, x.k, x.v, log_input_BTH=x.log_input, log_forget_BTH=x.log_forget, state=state,
+        resets_BT=resets_BT,
     )  # fmt: skip
 
 
@@ -88,7 +89,8 @@ def by_chunks(x: Inputs, state: MemoryState, resets_BT: Tensor | None = None, *,
 
 def in_parallel(x: Inputs, state: MemoryState, resets_BT: Tensor | None = None):
     return mlstm_parallel(
-        x.q, x.k, x.v, log_input_BTH=x.log_input, log_forget_BTH=x.log_forget, state=state, resets_BT=resets_BT
+        x.q, x.k, x.v, log_input_BTH=x.log_input, log_forget_BTH=x.log_forget, state=state,
+        resets_BT=resets_BT,
     )  # fmt: skip
 
 
@@ -256,7 +258,7 @@ def test_autocast_changes_nothing():
 
 
 def test_an_exponential_gate_keeps_the_maximum_and_a_sigmoid_one_cannot():
-    # One head reads the largest number so far: every key and query is the same, the gate is proportional to the number.
+    # One head reads the largest number so far: keys and queries are the same, the gate follows the number.
     torch.manual_seed(0)
     numbers = torch.rand(1, 200, 1, dtype=FLOAT64)
     largest = numbers.cummax(dim=1).values

@@ -66,9 +66,7 @@ def inputs(
     )
 
 
-def layout_of(
-    x: Inputs, *, position_B: Tensor | None = None, packing: Packing | None = None
-) -> ChunkLayout:
+def layout_of(x: Inputs, *, position_B: Tensor | None = None, packing: Packing | None = None) -> ChunkLayout:
     batch, num_tokens = x.k.shape[:2]
     return chunk_layout(
         batch=batch,

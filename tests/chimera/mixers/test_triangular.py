@@ -32,7 +32,7 @@ def test_its_gradient(size: int):
 
 @pytest.mark.parametrize("size", [64, 256])
 def test_alike_keys_neither_overflow_nor_lose_digits(size: int):
-    # All keys equal and all write gates one: powers of this matrix reach 1e75 at size 256, its inverse stays below 1.
+    # Keys all equal and write gates one: powers of this matrix reach 1e75 at size 256, its inverse only 1.
     a = torch.ones(size, size).tril(-1)
     inverse = unit_lower_inverse(a)
     assert torch.equal(inverse, solved(a))
