@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from chimera.block import Block, State
+from chimera.cross_entropy import cross_entropy, cut_cross_entropy, mean_loss
 from chimera.looping import LoopInjection, groups_of_round
 from chimera.mixers.packing import Packing
 from chimera.rows import first_tensor, packing_rows, packing_tokens, put_rows, take_rows
@@ -140,6 +141,23 @@ class ChimeraForCausalLM(nn.Module):
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Scores of every word, from the hidden vectors that `forward` gives."""
         return self.embedding.project(hidden_BTD)
+
+    def loss(self, hidden_BTD: Tensor, labels_BT: Tensor, *, chunk: int | None = None) -> Tensor:
+        """The mean cross-entropy of the words that follow; a label of -100 has none.
+
+        With `chunk`, the head runs by that many words at a time and its logits are never held whole.
+        """
+        if labels_BT.shape != hidden_BTD.shape[:2]:
+            raise UsageError(
+                f"labels of {tuple(labels_BT.shape)} for hidden vectors of "
+                f"{tuple(hidden_BTD.shape[:2])} tokens"
+            )
+        x_TD, labels_T = hidden_BTD.flatten(0, 1), labels_BT.flatten()
+        weight_ND = self.embedding.quantized_weight()
+        if chunk is None:
+            return mean_loss(cross_entropy(x_TD, weight_ND=weight_ND, labels_T=labels_T), labels_T)
+        losses_T = cut_cross_entropy(x_TD, weight_ND=weight_ND, labels_T=labels_T, chunk=chunk)
+        return mean_loss(losses_T, labels_T)
 
     def _check_ids(self, ids_BT: Tensor) -> None:
         if ids_BT.dim() != 2 or ids_BT.shape[0] == 0 or ids_BT.shape[1] == 0:

@@ -81,6 +81,20 @@ def decode(
     return section(**found) if len(problems) == before else None
 
 
+def without_nulls(section: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON without keys that are null where null means nothing is named, so that rules can fill them."""
+    kinds = {field.json: field.kind for field in fields_of(section)}
+    kept: dict[str, Any] = {}
+    for name, value in raw.items():
+        members = get_args(kinds.get(name))
+        inner = next((m for m in (kinds.get(name), *members) if dataclasses.is_dataclass(m)), None)
+        if isinstance(value, Mapping) and isinstance(inner, type) and not is_mapping(get_origin(kinds[name])):
+            kept[name] = without_nulls(inner, cast("Mapping[str, Any]", value))
+        elif value is not None or types.NoneType not in members:
+            kept[name] = value
+    return kept
+
+
 def encode(value: object) -> Any:
     """The JSON value of a section, with every key named; keys whose value is None are left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import derive, wording
-from configs.codec import MANY_PROBLEMS, Problem, decode, encode
+from configs.codec import MANY_PROBLEMS, Problem, decode, encode, without_nulls
 from configs.errors import ConfigError
 from configs.migrate import migrated
 from configs.raw import Raw, as_object
@@ -113,7 +113,9 @@ def _without_preset(raw: Mapping[str, Any]) -> Raw:
 
 
 def _complete(base: Mapping[str, Any], named: Mapping[str, Any]) -> Raw:
-    return derive.derived(derive.overlaid(base, named) if base else named)
+    """The named values over those of a preset, without nulls, and with what follows from them."""
+    full = derive.overlaid(base, named) if base else named
+    return derive.derived(without_nulls(ModelConfig, full))
 
 
 def _place_of_whole(place: Place) -> tuple[str, ...]:

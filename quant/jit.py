@@ -233,7 +233,7 @@ class _KernelCache:
 
 
 def _takes_int64(signature: Any) -> bool:
-    """Whether these are a kernel's own arguments. A call with a literal makes a variant, which is not kept."""
+    """Whether these are a kernel's own arguments. A literal makes a variant, which is not kept."""
     return all(argument == numba.int64 for argument in getattr(signature, "args", signature))
 
 

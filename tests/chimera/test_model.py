@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chimera.cross_entropy import cross_entropy, mean_loss
 from chimera.mixers.packing import packing_of
 from chimera.model import ChimeraForCausalLM, build
 from configs import accounting
@@ -188,15 +187,64 @@ def test_every_parameter_learns_from_loss_and_lookahead():
     torch.manual_seed(2)
     model, ids = build(preset("micro")).train(), text()
     out = model(ids[:, :-1], rounds=[1, 3])
-    losses = cross_entropy(
-        out.hidden_BTD.flatten(0, 1),
-        weight_ND=model.embedding.quantized_weight(),
-        labels_T=ids[:, 1:].flatten(),
-    )
     assert out.foresight is not None
-    (mean_loss(losses, ids[:, 1:].flatten()) + out.foresight.exp().square().mean()).backward()
+    (model.loss(out.hidden_BTD, ids[:, 1:]) + out.foresight.exp().square().mean()).backward()
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert still == []
+
+
+def test_the_chunked_loss_equals_the_plain_one_with_its_gradients():
+    torch.manual_seed(5)
+    model, ids = build(preset("micro")), text()
+    labels = ids[:, 1:].clone()
+    labels[0, :5] = -100
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for chunk in (None, 100):
+        model.zero_grad()
+        loss = model.loss(model(ids[:, :-1]).hidden_BTD, labels, chunk=chunk)
+        loss.backward()
+        grad = model.embedding.weight.grad
+        assert grad is not None
+        found.append((loss.detach(), grad.clone()))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_labels_of_another_shape_are_refused():
+    model, ids = micro(), text()
+    with pytest.raises(UsageError, match=r"labels of \(2, 39\) for hidden vectors of \(2, 40\)"):
+        model.loss(model(ids).hidden_BTD, ids[:, 1:])
+
+
+# PyTorch's own: its compiler makes an instance of the autograd function that it traces.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("index", range(4))
+def test_a_block_compiles_without_a_break(index: int):
+    torch.manual_seed(8)
+    block = build(preset("micro")).layers[index]
+    x = torch.randn(2, 33, 128)
+    with torch.no_grad():
+        state = block.mixer.initial_state(2)
+    torch.compiler.reset()
+    compiled = torch.compile(block, fullgraph=True, backend="eager")(x, state)
+    torch.testing.assert_close(compiled.x_BTD, block(x, state).x_BTD)
+
+
+def test_low_precision_products_leave_states_in_float32():
+    model, ids = micro(), text()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(ids, rounds=2)
+    plain = model(ids, rounds=2)
+
+    def tensors_of(state: object) -> list[torch.Tensor]:
+        if isinstance(state, torch.Tensor):
+            return [state]
+        return [tensor for part in state for tensor in tensors_of(part)]  # type: ignore[attr-defined]
+
+    states = [tensor for tensor in tensors_of(out.state) if tensor.is_floating_point()]
+    assert {tensor.dtype for tensor in states} == {torch.float32}
+    assert all(torch.isfinite(tensor).all() for tensor in tensors_of(out.state) if tensor.dim() > 2)
+    cosine = torch.cosine_similarity(out.hidden_BTD.float(), plain.hidden_BTD, dim=-1)
+    assert cosine.mean() > 0.99
 
 
 @pytest.mark.slow
@@ -208,9 +256,7 @@ def test_a_page_is_learnt_by_heart():
     first = last = torch.tensor(0.0)
     for step in range(70):
         hidden = model(ids[:, :-1], rounds=[1, 2]).hidden_BTD
-        labels = ids[:, 1:].flatten()
-        weight = model.embedding.quantized_weight()
-        last = mean_loss(cross_entropy(hidden.flatten(0, 1), weight_ND=weight, labels_T=labels), labels)
+        last = model.loss(hidden, ids[:, 1:], chunk=200)
         first = last if step == 0 else first
         last.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -239,7 +239,7 @@ OVERRIDES = some_of(
 )
 
 
-@settings(max_examples=4000)
+@settings(max_examples=6000)
 @given(name=st.sampled_from([*PRESETS, None]), overrides=OVERRIDES)
 @example(name=None, overrides={"hidden_size": 10**399, "vocab_size": 3})
 def test_any_override_gives_a_config_or_a_list_of_problems(name: str | None, overrides: dict[str, Any]):
@@ -256,7 +256,7 @@ def test_any_override_gives_a_config_or_a_list_of_problems(name: str | None, ove
     assert message.startswith("test: ")
 
 
-@settings(max_examples=4000)
+@settings(max_examples=6000)
 @given(
     name=st.sampled_from(PRESETS),
     width=st.integers(1, 60).map(lambda n: n * 16),

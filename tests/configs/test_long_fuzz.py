@@ -38,20 +38,20 @@ def accepted_or_refused(build: Callable[[], ModelConfig], *, raw: dict[str, Any]
     assert all(line.isprintable() for line in message.splitlines())
 
 
-@settings(max_examples=4000)
+@settings(max_examples=6000)
 @given(raw=st.dictionaries(st.sampled_from([*NAMES, "preset"]), JSON, max_size=6))
 def test_any_json_under_known_names(raw: dict[str, Any]):
     accepted_or_refused(lambda: build_config(raw, source="fuzz"))
 
 
-@settings(max_examples=4000)
+@settings(max_examples=6000)
 @given(raw=st.dictionaries(st.sampled_from(NAMES), JSON, max_size=3))
 def test_any_json_over_a_preset(raw: dict[str, Any]):
     whole = {"preset": "micro", **raw}
     accepted_or_refused(lambda: build_config(whole, source="fuzz"), raw=whole)
 
 
-@settings(max_examples=4000)
+@settings(max_examples=6000)
 @given(
     place=st.integers(0, len(TEXT.encode()) - 1), with_bytes=st.binary(max_size=4), length=st.integers(0, 40)
 )
@@ -71,7 +71,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-@settings(max_examples=4000)
+@settings(max_examples=6000)
 @given(place=st.integers(0, len(places(RAW)) - 1), value=JSON | NUMBERS)
 def test_any_value_in_any_place_of_the_published_file(place: int, value: Any):
     raw = json.loads(TEXT)

@@ -522,5 +522,9 @@ def test_prose_is_skipped_where_it_belongs_and_nowhere_else():
 
 
 def test_null_leaves_an_optional_key_out():
-    nothing = micro(params=None, attention={"num_key_value_heads": None}, braid_state={"per_stream_mb": None})
+    nothing = micro(
+        params=None, attention={"num_key_value_heads": None}, braid_state={"per_stream_mb": None},
+        backbone={"layer_counts": None, "layer_pattern_repeat": None}, xlstm={"memory_size_per_head": None},
+    )  # fmt: skip
     assert build_config(nothing, source="a") == preset("micro")
+    assert build_config({"preset": "chimera-5.1", "params": None}, source="b").params is None

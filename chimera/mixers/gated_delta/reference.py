@@ -2,7 +2,8 @@
 
     S_t = α_t (I − b_t k_t k_tᵀ) S_{t−1} + c_t k_t v_tᵀ        o_t = S_tᵀ q_t
 
-b is the erase gate and c the write gate. The delta rule has b = c = β; its exact flow (`exact_flow.py`) not.
+b is the erase gate and c the write gate. They are one number β in the delta rule, two in its exact flow
+(`exact_flow.py`).
 Gated Delta Networks (Yang et al., 2025), section 3, with the state transposed: keys before values.
 """
 

@@ -90,12 +90,13 @@ def attend(
     in_memory = (in_memory - layout.to_chunks(top.transpose(1, 2))).exp()
     in_slots = (in_slots - top).exp()
 
-    from_window = (in_window @ _windows(values, block=block, lead=lead)).flatten(2, 3)[:, :, :num_tokens]
+    from_window = widened(in_window @ _windows(values, block=block, lead=lead))
+    from_window = from_window.flatten(2, 3)[:, :, :num_tokens]
+    from_slots, from_memory = widened(in_slots @ slots.values_HPV), widened(in_memory @ memory.values)
+    seen_BTHV = (from_window + from_slots).transpose(1, 2) + layout.to_tokens(from_memory)
     weight = in_window.sum(dim=-1).flatten(2)[:, :, :num_tokens] + in_slots.sum(dim=-1)
-    seen_BTHV = (from_window + in_slots @ slots.values_HPV).transpose(1, 2)
-    seen_BTHV = seen_BTHV + layout.to_tokens(in_memory @ memory.values)
     weight_BTH = weight.transpose(1, 2) + layout.to_tokens(in_memory.sum(dim=-1, keepdim=True)).squeeze(-1)
-    return widened(seen_BTHV) / weight_BTH.unsqueeze(-1)
+    return seen_BTHV / weight_BTH.unsqueeze(-1)
 
 
 def attend_once(

@@ -268,6 +268,7 @@ def test_it_is_made_on_no_device_and_filled_later(name: str):
     with torch.device("meta"):
         layer = LAYERS[name]()
     assert all(parameter.is_meta for parameter in layer.parameters())
+    assert layer(torch.empty(2, 12, WIDTH, device="meta"))[0].shape == (2, 12, WIDTH)
     layer = layer.to_empty(device=torch.get_default_device())
     with torch.no_grad():
         for parameter in layer.parameters():

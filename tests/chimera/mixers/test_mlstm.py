@@ -251,7 +251,7 @@ def test_float32_steps_do_not_drift_from_chunks():
 def test_autocast_changes_nothing():
     x = inputs(40, dtype=torch.float32)
     expected = by_chunks(x, empty(x))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.q.device.type, torch.bfloat16):
         found, alongside = by_chunks(x, empty(x)), in_parallel(x, empty(x))
     assert_close(found, expected, tolerance=0.0)
     assert_close(alongside, expected, tolerance=1e-4)

@@ -9,6 +9,7 @@ from torch import Tensor
 from chimera.mixers.titans.attention import MemoryTokens, Slots, Tokens, attend
 from chimera.mixers.titans.layer import TitansMAC
 from chimera.mixers.titans.layout import chunk_layout
+from chimera.mixers.titans.state import AttentionState
 from configs.errors import UsageError
 from quant.qat.linear import set_quant_mix
 from tests.chimera.mixers.helpers import assert_close, flat
@@ -126,6 +127,24 @@ def test_what_a_stream_has_not_reached_is_zero():
     assert (attention.window_keys_BHWK[:, :, 5:] == 0).all()
     assert (attention.chunk_values_BHCV[:, :, 5:] == 0).all()
     assert all(part.isfinite().all() for part in flat(state))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 20])
+def test_places_not_reached_yet_are_never_read(num_tokens: int):
+    layer, x = layer_of(window=16), tokens(5 + num_tokens)
+    with torch.no_grad():
+        _, state = layer(x[:, :5])
+        held = state.attention
+        poisoned = AttentionState(
+            *(
+                torch.cat((part[:, :, :5], torch.full_like(part[:, :, 5:], 1e30)), dim=2)
+                for part in held[:-1]
+            ),
+            held.position_B,
+        )
+        found = layer(x[:, 5:], state._replace(attention=poisoned))
+        expected = layer(x[:, 5:], state)
+    assert_close(found[0], expected[0], tolerance=0.0)
 
 
 def test_sizes_that_cannot_work_are_refused():
