@@ -46,7 +46,7 @@ class MixtureOfExperts:
         int, Key("Inner width of one expert", "works", unit="channels", low=16, high=65536)
     ] = 384
     routing: Annotated[
-        Routing, Key("Sigmoid scores balanced by a bias on the selection, or softmax scores", "planned")
+        Routing, Key("Sigmoid scores balanced by a bias on the selection, or softmax scores", "works")
     ] = "noaux_bias"
     bias_update_rate: Annotated[
         float, Key("Step of the balancing bias after each optimiser step", "planned", low=0.0, high=1.0)

@@ -40,9 +40,9 @@ class Looping:
         Key("Relative change below which a token leaves the loop; 0 never", "planned", low=0.0, high=1.0),
     ] = 0.01
     backward_truncation: Annotated[
-        Literal["half", "none"], Key("Rounds that training goes back through", "planned")
+        Literal["half", "none"], Key("Rounds that training goes back through", "works")
     ] = "half"
-    zoh_input: Annotated[
-        Literal["exact", "euler"], Key("Discretisation of the injected input", "planned")
-    ] = "exact"
+    zoh_input: Annotated[Literal["exact", "euler"], Key("Discretisation of the injected input", "works")] = (
+        "exact"
+    )
     injection: Annotated[Injection, Key("Form of the matrices B and C", "works")] = "diagonal"

@@ -46,8 +46,8 @@ class GatedDeltaNet:
 class Efla:
     """The delta rule's exact flow."""
 
-    enabled: Annotated[bool, Key("Use it in the layers named", "planned")] = False
-    target_layers: Annotated[str, Key("Aliases of the layers that use it", "planned", form=NAMES)] = "SK"
+    enabled: Annotated[bool, Key("Use it in the layers named", "works")] = False
+    target_layers: Annotated[str, Key("Aliases of the layers that use it", "works", form=NAMES)] = "SK"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +55,7 @@ class Xlstm:
     """The matrix LSTM."""
 
     variant: Annotated[Literal["mLSTM"], Key("Kind of xLSTM", "carried")] = "mLSTM"
-    exponential_gating: Annotated[bool, Key("Exponential input gate; a sigmoid one otherwise", "planned")] = (
+    exponential_gating: Annotated[bool, Key("Exponential input gate; a sigmoid one otherwise", "works")] = (
         True
     )
     memory_size_per_head: Annotated[
@@ -126,7 +126,7 @@ class Titans:
             high=CONV_HIGH,
         ),
     ] = 4
-    rope_theta: Annotated[float, Key("Base of the rotation inside the window", "planned", low=1.0)] = 10_000.0
+    rope_theta: Annotated[float, Key("Base of the rotation inside the window", "works", low=1.0)] = 10_000.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -97,10 +97,10 @@ class ModelConfig:
     num_heads: Annotated[int, Key("Heads of a mixer", "works", unit="heads", low=1, high=4096)]
     head_dim: Annotated[int, Key("Channels a head", "works", unit="channels", low=8, high=256)]
     hidden_act: Annotated[Literal["swiglu"], Key("Kind of feed-forward layer", "carried")] = "swiglu"
-    initializer_range: Annotated[float, Key("Deviation of fresh projections", "planned", low=0.0, high=1.0)]
-    rms_norm_eps: Annotated[
-        float, Key("Added to the mean square in a norm", "planned", low=0.0, high=0.1)
-    ] = 1e-6
+    initializer_range: Annotated[float, Key("Deviation of fresh projections", "works", low=0.0, high=1.0)]
+    rms_norm_eps: Annotated[float, Key("Added to the mean square in a norm", "works", low=0.0, high=0.1)] = (
+        1e-6
+    )
     rms_norm_before_every_linear: Annotated[
         Literal[True],
         Key("Every ternary projection reads a normed input; nothing else can be trained here", "carried"),

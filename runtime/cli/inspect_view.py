@@ -77,13 +77,14 @@ def _print_head(console: Console, report: Report) -> None:
     _say(console, Text(name, style="bold").append(f" (schema {report['schema']})", style="not bold"))
     _say(
         console,
-        f"  {_count(parameters['total'])} parameters, {_count(parameters['active'])} met by a token",
+        f"  {_count(parameters['total'])} parameters, {_count(parameters['active'])} met by a token; "
+        f"vocabulary {model['vocab_size']:,}",
     )
     _say(
         console,
         f"  {_of(model['num_hidden_layers'], 'layer')} of width {model['hidden_size']:,}, "
         f"{_of(model['num_heads'], 'head')} of {model['head_dim']}, "
-        f"feed-forward {model['intermediate_size']:,}, vocabulary {model['vocab_size']:,}",
+        f"feed-forward {model['intermediate_size']:,}",
     )
     if model["experts"]:
         held = sum(layer["experts"] for layer in report["layers"])
@@ -92,8 +93,8 @@ def _print_head(console: Console, report: Report) -> None:
         )
         _say(
             console,
-            f"  {model['experts']} experts of width {model['expert_width']:,} in each of "
-            f"{_of(held, 'layer')}, {model['experts_per_token']} for a token beside {shared}",
+            f"  {_of(held, 'layer')} with {model['experts']} experts of width {model['expert_width']:,}, "
+            f"{model['experts_per_token']} for a token beside {shared}",
         )
     _say(console)
 
@@ -281,7 +282,14 @@ def _say(console: Console, line: Cell = "") -> None:
 
 def _say_wrapped(console: Console, words: str) -> None:
     width = max(2 * MARGIN, min(console.width, PAGE_WIDTH))
-    for line in textwrap.wrap(words, width=width, initial_indent="  ", subsequent_indent="    "):
+    wrapper = textwrap.TextWrapper(
+        width=width,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for line in wrapper.wrap(words):
         _say(console, line)
 
 
