@@ -1,11 +1,22 @@
-"""A progress bar for people, on stderr, so that stdout holds the answer alone."""
+"""Progress bars for people, on stderr, so that stdout holds the answer alone."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from quant.selfcheck import Chosen
 
 
 @contextmanager
@@ -16,3 +27,27 @@ def bytes_read(path: str, *, what: str) -> Generator[Callable[[int], None]]:
         file = Path(path)
         task = bar.add_task(what, total=file.stat().st_size if file.is_file() else None)
         yield lambda number: bar.advance(task, number)
+
+
+def kernels_ready(names: Sequence[str], *, console: Console | None = None) -> "dict[str, Chosen]":
+    """The checked kernel of each operation; a bar is shown as soon as one has to be compiled."""
+    from quant import jit
+    from quant.selfcheck import chosen
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=console or Console(stderr=True), transient=True)
+    task = bar.add_task("compiling kernels, once on this machine", total=len(names))
+
+    def begun(kernel: str) -> None:
+        bar.start()
+        bar.update(task, description=f"compiling {kernel.rsplit('.', 1)[-1]}, once on this machine")
+
+    ready: dict[str, Chosen] = {}
+    try:
+        with jit.on_compile(begun):
+            for name in names:
+                ready[name] = chosen(name)
+                bar.advance(task)
+    finally:
+        bar.stop()
+    return ready
