@@ -19,6 +19,7 @@ ROW_SCALE_BYTES = 4
 FLOAT_BYTES = 4
 TILE_ROWS, TILE_COLUMNS = 32, 64
 ALIGNMENT = 64
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 def padded(count: int, step: int) -> int:
@@ -82,9 +83,6 @@ def applied_parameters(
         for tensor, visits in _visited(config, rounds)
         if (experts or tensor.part != "experts") and not (matrices and tensor.storage == "float32")
     )
-
-
-PARTS = get_args(Part)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

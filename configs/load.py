@@ -173,6 +173,8 @@ def _read(path: Path, *, asked: str) -> bytes:
         raise ConfigError(f"{asked}: there is no such file, and no preset of that name", hint=hint) from None
     except OSError as error:
         raise ConfigError(f"{wording.show(asked)} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{wording.show(asked)} is no path: {error}") from error
     if len(data) > LARGEST_FILE_BYTES:
         raise ConfigError(f"{path} is over {LARGEST_FILE_BYTES:,} bytes, which no config is")
     return data

@@ -13,7 +13,7 @@ def print_error(*, kind: str, message: str, hint: str, exit_code: int, as_json: 
     """Print one error and return its exit code. `kind` is the name of the error's class."""
     if as_json:
         error = {"kind": kind, "message": message, "hint": hint, "exit_code": exit_code}
-        text = json.dumps({"error": error}, ensure_ascii=False)
+        text = json.dumps({"error": error})
     else:
         text = f"chimera: error: {message}"
         if hint:

@@ -493,6 +493,11 @@ def test_a_file_that_cannot_be_read_is_named(make: Callable[[Path], Path], reaso
         load_config(str(make(tmp_path)))
 
 
+def test_what_cannot_be_a_path_is_named():
+    with pytest.raises(ConfigError, match='"a\\\\u0000b" is no path: embedded null'):
+        load_config("a\0b")
+
+
 def test_an_oversized_file_is_refused(tmp_path: Path):
     path = tmp_path / "config.json"
     with path.open("wb") as file:

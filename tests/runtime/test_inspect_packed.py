@@ -1,6 +1,10 @@
 """`chimera inspect` of a packed file: what it holds, whether it fits its config, whether it is sound."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from runtime.cli.main import main
 from runtime.inspection import inspect_model
 from runtime.packed_inspection import expected_tensors, routed_tensors
 
+ROOT = Path(__file__).resolve().parents[2]
 MICRO = preset("micro")
 
 
@@ -113,6 +118,24 @@ def test_verifying_tells_how_far_it_is(packed: Path):
     pieces: list[int] = []
     report = inspect_model(str(packed), verify=True, progress=pieces.append)
     assert sum(pieces) == sum(row["bytes"] for row in report["file"]["kinds"].values())
+
+
+def test_people_see_a_bar_while_a_file_is_verified(packed: Path):
+    main_end, other_end = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "runtime.cli.main", "inspect", str(packed), "--verify"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=other_end,
+        env=os.environ | {"TERM": "xterm-256color"},
+    ) as command:
+        os.close(other_end)
+        shown = command.communicate(timeout=120)[0].decode()
+        bar = os.read(main_end, 100_000).decode()
+        os.close(main_end)
+    assert command.returncode == 0
+    assert "every digest agrees" in shown
+    assert "verifying" in bar
 
 
 def test_a_damaged_file_fails_verification(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
