@@ -1,10 +1,12 @@
 """Tokens a second of a training step, by kind of layer, beside a transformer of equal size in the same run.
 
     python -m benchmarks.train_step [--rows 16] [--tokens 2048] [--arms gd,hybrid] [--steps 10] [--json PATH]
+                                    [--profile]
 
 Each arm has about 47 M parameters: 12 layers of width 512, a vocabulary of 8192, sequences of 2048. A step is
 forward, backward and AdamW in bfloat16 autocast, each block compiled. The loss must be finite and the
-gradient must not be zero, or the arm is refused: a step that learns nothing is fast.
+gradient must not be zero, or the arm is refused: a step that learns nothing is fast. A step in which the
+compiler was at work is not timed. `--profile` adds the kernels that one more step spends its time in.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from chimera.cross_entropy import mean_loss
 from chimera.looping import draw_rounds
@@ -28,6 +31,7 @@ from quant.qat.linear import BitLinear, set_quant_mix
 from quant.qat.swiglu import SwiGLU
 
 WIDTH, INNER, LAYERS, VOCABULARY, HEAD = 512, 1408, 12, 8192, 64
+WARM = 4
 
 
 def recurrent(pattern: str, **extra: Any) -> Callable[[], nn.Module]:
@@ -133,22 +137,47 @@ def loss_of(model: nn.Module, ids_BT: Tensor, step: int) -> Tensor:
     return mean_loss(losses_T, labels_T)
 
 
-def measure(name: str, *, rows: int, tokens: int, steps: int, device: str) -> dict[str, Any]:
+def compile_blocks(model: nn.Module) -> None:
+    """Compile each layer by itself; those of a looped model for any number of rows.
+
+    The rounds differ by row, so the slices of a looped batch have many sizes. Rows are marked as what varies,
+    and nothing else: left to find it out, the compiler would take other sizes for varying too, since all kinds
+    of layers share one forward method.
+    """
+    looped = isinstance(model, ChimeraForCausalLM) and model.loop is not None
+    for index, layer in enumerate(model.layers):
+        compiled = torch.compile(layer, dynamic=False)
+        if looped:
+            compiled.register_forward_pre_hook(lambda _, inputs: free_rows(inputs))
+        model.layers[index] = compiled
+
+
+def free_rows(value: Any) -> None:
+    """Let the first axis of tensors in nested tuples be of any size; a single row is a case of its own."""
+    if not isinstance(value, Tensor):
+        for part in value:
+            free_rows(part)
+    elif value.shape[0] > 1:
+        torch._dynamo.mark_dynamic(value, 0)
+
+
+def compiled_graphs() -> int:
+    """How many graphs the compiler has made so far."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def measure(name: str, *, rows: int, tokens: int, steps: int, device: str, profiled: bool) -> dict[str, Any]:
     """Build one arm, compile its blocks, and time its steps."""
     torch.manual_seed(0)
     with torch.device(device):
         model = ARMS[name]().to(device)
-    for index, layer in enumerate(model.layers):
-        model.layers[index] = torch.compile(
-            layer, dynamic=False
-        )  # a slice of each size is a variant of its own
+    compile_blocks(model)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=device == "cuda")
     ids_BT = torch.randint(VOCABULARY, (rows, tokens + 1), device=device)
-    seconds: list[float] = []
-    norm, started = 0.0, time.perf_counter()
-    warm = 3 if "loop" not in name else 6
-    for step in range(warm + steps):
-        begin = time.perf_counter()
+    norm = 0.0
+
+    def one_step(step: int) -> Tensor:
+        nonlocal norm
         with torch.autocast(device, dtype=torch.bfloat16):
             loss = loss_of(model, ids_BT, step)
         loss.backward()
@@ -157,10 +186,27 @@ def measure(name: str, *, rows: int, tokens: int, steps: int, device: str) -> di
         optimiser.zero_grad(set_to_none=True)
         if device == "cuda":
             torch.cuda.synchronize()
-        if step == warm - 1:
+        return loss
+
+    seconds: list[float] = []
+    started = time.perf_counter()
+    for step in range(WARM + steps):
+        begin, graphs = time.perf_counter(), compiled_graphs()
+        loss = one_step(step)
+        took = time.perf_counter() - begin
+        new = compiled_graphs() - graphs
+        print(
+            f"  {name}: step {step}, {took * 1e3:.1f} ms" + (f", {new} graphs compiled" if new else ""),
+            flush=True,
+        )
+        if step == WARM - 1:
             print(f"  {name}: warm after {time.perf_counter() - started:.0f} s", flush=True)
-        if step >= warm:
-            seconds.append(time.perf_counter() - begin)
+        if step >= WARM and not new:
+            seconds.append(took)
+    if not seconds:
+        raise SystemExit(f"{name}: the compiler was at work in every timed step; ask for more --steps")
+    if profiled:
+        print(kernels_of(lambda: one_step(WARM + steps), device=device), flush=True)
     if not (torch.isfinite(loss) and norm > 0):
         raise SystemExit(f"{name}: loss {loss.item()}, gradient norm {norm}: this step learns nothing")
     median = statistics.median(seconds)
@@ -172,7 +218,18 @@ def measure(name: str, *, rows: int, tokens: int, steps: int, device: str) -> di
         "spread_ms": [round(min(seconds) * 1e3, 1), round(max(seconds) * 1e3, 1)],
         "memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 1) if device == "cuda" else None,
         "loss": round(loss.item(), 3),
+        "steps": len(seconds),
     }
+
+
+def kernels_of(step: Callable[[], Tensor], *, device: str) -> str:
+    """A table of the kernels that one step spends most of its time in."""
+    activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
+    with profile(activities=[activity]) as profiled:
+        step()
+    return profiled.key_averages().table(
+        sort_by=f"self_{device}_time_total", row_limit=20, max_name_column_width=70
+    )
 
 
 def main() -> None:
@@ -183,17 +240,27 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")
-    # Kinds of layers times sizes of slices: more variants of one function than the compiler keeps by itself.
+    # Kinds of layers, with gradient and without: more variants of one function than the compiler keeps.
     torch._dynamo.config.recompile_limit = 64
     results: list[dict[str, Any]] = []
     for name in args.arms.split(","):
         torch.compiler.reset()
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        results.append(measure(name, rows=args.rows, tokens=args.tokens, steps=args.steps, device=device))
+        results.append(
+            measure(
+                name,
+                rows=args.rows,
+                tokens=args.tokens,
+                steps=args.steps,
+                device=device,
+                profiled=args.profile,
+            )
+        )
         print(json.dumps(results[-1]), flush=True)
         if args.json:
             args.json.write_text(json.dumps(results, indent=1))

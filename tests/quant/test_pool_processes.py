@@ -90,6 +90,8 @@ def test_the_end_waits_for_the_job_of_a_daemon() -> None:
 
 def test_an_interrupt_comes_after_the_job_and_the_pool_lives_on() -> None:
     program = (
+        # A shell starts what it puts in the background with the signal ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "pool = Pool(linger, num_threads=2)\n"
         "lingering = np.array([500_000_000, 0], dtype=np.int64)\n"
         "def interrupt():\n"
