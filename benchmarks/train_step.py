@@ -141,8 +141,8 @@ def compile_blocks(model: nn.Module) -> None:
     """Compile each layer by itself; those of a looped model for any number of rows.
 
     The rounds differ by row, so the slices of a looped batch have many sizes. Rows are marked as what varies,
-    and nothing else: left to find it out, the compiler would take other sizes for varying too, since all kinds
-    of layers share one forward method.
+    and nothing else: left to find it out, the compiler would take other sizes for varying too, since all
+    kinds of layers share one forward method.
     """
     looped = isinstance(model, ChimeraForCausalLM) and model.loop is not None
     for index, layer in enumerate(model.layers):
