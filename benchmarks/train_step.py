@@ -1,7 +1,7 @@
 """Tokens a second of a training step, by kind of layer, beside a transformer of equal size in the same run.
 
     python -m benchmarks.train_step [--rows 16] [--tokens 2048] [--arms gd,hybrid] [--steps 10] [--json PATH]
-                                    [--profile]
+                                    [--rounds 2] [--profile]
 
 Each arm has about 47 M parameters: 12 layers of width 512, a vocabulary of 8192, sequences of 2048. A step is
 forward, backward and AdamW in bfloat16 autocast, each block compiled. The loss must be finite and the
@@ -117,19 +117,19 @@ ARMS: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
-def loss_of(model: nn.Module, ids_BT: Tensor, step: int) -> Tensor:
-    """The loss of a batch, tokens predicting the next."""
+def loss_of(model: nn.Module, ids_BT: Tensor, *, step: int, rounds: int | None) -> Tensor:
+    """The loss of a batch, tokens predicting the next; rows take drawn numbers of rounds, or all the same."""
     labels_T = ids_BT[:, 1:].flatten()
     if isinstance(model, ChimeraForCausalLM):
         looping = model.config.looping
         least, most = looping.loop_range
         generator = torch.Generator().manual_seed(step)
-        rounds = (
+        depths = (
             draw_rounds(len(ids_BT), mean=looping.loop_default, least=least, most=most, generator=generator)
-            if looping.enabled
-            else 1
+            if looping.enabled and rounds is None
+            else rounds
         )
-        hidden_BTD = model(ids_BT[:, :-1], rounds=rounds).hidden_BTD
+        hidden_BTD = model(ids_BT[:, :-1], rounds=depths if looping.enabled else 1).hidden_BTD
         logits = model.logits(hidden_BTD)
     else:
         logits = model(ids_BT[:, :-1])
@@ -137,17 +137,17 @@ def loss_of(model: nn.Module, ids_BT: Tensor, step: int) -> Tensor:
     return mean_loss(losses_T, labels_T)
 
 
-def compile_blocks(model: nn.Module) -> None:
+def compile_blocks(model: nn.Module, *, rounds: int | None) -> None:
     """Compile each layer by itself; those of a looped model for any number of rows.
 
     The rounds differ by row, so the slices of a looped batch have many sizes. Rows are marked as what varies,
     and nothing else: left to find it out, the compiler would take other sizes for varying too, since all
     kinds of layers share one forward method.
     """
-    looped = isinstance(model, ChimeraForCausalLM) and model.loop is not None
+    drawn = isinstance(model, ChimeraForCausalLM) and model.loop is not None and rounds is None
     for index, layer in enumerate(model.layers):
         compiled = torch.compile(layer, dynamic=False)
-        if looped:
+        if drawn:
             compiled.register_forward_pre_hook(lambda _, inputs: free_rows(inputs))
         model.layers[index] = compiled
 
@@ -166,12 +166,14 @@ def compiled_graphs() -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-def measure(name: str, *, rows: int, tokens: int, steps: int, device: str, profiled: bool) -> dict[str, Any]:
+def measure(
+    name: str, *, rows: int, tokens: int, steps: int, device: str, profiled: bool, rounds: int | None
+) -> dict[str, Any]:
     """Build one arm, compile its blocks, and time its steps."""
     torch.manual_seed(0)
     with torch.device(device):
         model = ARMS[name]().to(device)
-    compile_blocks(model)
+    compile_blocks(model, rounds=rounds)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=device == "cuda")
     ids_BT = torch.randint(VOCABULARY, (rows, tokens + 1), device=device)
     norm = 0.0
@@ -179,7 +181,7 @@ def measure(name: str, *, rows: int, tokens: int, steps: int, device: str, profi
     def one_step(step: int) -> Tensor:
         nonlocal norm
         with torch.autocast(device, dtype=torch.bfloat16):
-            loss = loss_of(model, ids_BT, step)
+            loss = loss_of(model, ids_BT, step=step, rounds=rounds)
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(model.parameters(), 1.0))
         optimiser.step()
@@ -239,6 +241,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--rounds", type=int, help="rounds of every row, instead of drawn ones")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
@@ -259,6 +262,7 @@ def main() -> None:
                 steps=args.steps,
                 device=device,
                 profiled=args.profile,
+                rounds=args.rounds,
             )
         )
         print(json.dumps(results[-1]), flush=True)
