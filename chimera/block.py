@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from chimera.mixers.packing import Packing
-from chimera.mixers.table import build_mixer, group_size, residual_std
+from chimera.mixers.table import act_block, build_mixer, group_size, residual_std
 from chronos_moe.feed_forward import MoEFeedForward
 from chronos_moe.router import RoutingRecord
 from configs.inventory import Layer
@@ -37,12 +37,23 @@ class Block(nn.Module):
         self.mixer = build_mixer(config, layer)
         self.ffn = build_feed_forward(config, layer)
 
-    def forward(self, x_BTD: Tensor, state: State, *, packing: Packing | None = None) -> BlockOutput:
-        """The residual stream after this layer, and the mixer's new state."""
+    def forward(
+        self,
+        x_BTD: Tensor,
+        state: State | None,
+        *,
+        packing: Packing | None = None,
+        available_E: Tensor | None = None,
+        pressure_E: Tensor | None = None,
+    ) -> BlockOutput:
+        """The residual stream after this layer, and the mixer's new state.
+
+        A layer with experts may be told which are there, and what to add to the router's logits.
+        """
         mixed_BTD, state = self.mixer(x_BTD, state, packing=packing)
         x_BTD = x_BTD + mixed_BTD
         if isinstance(self.ffn, MoEFeedForward):
-            fed_BTD, routing = self.ffn(x_BTD)
+            fed_BTD, routing = self.ffn(x_BTD, available=available_E, logit_pressure_E=pressure_E)
             return BlockOutput(x_BTD + fed_BTD, state, routing)
         return BlockOutput(x_BTD + self.ffn(x_BTD), state, None)
 
@@ -59,6 +70,7 @@ def build_feed_forward(config: ModelConfig, layer: Layer) -> SwiGLU | MoEFeedFor
             num_shared=moe.n_shared_experts,
             routing=moe.routing,
             group_size=group_size(config),
+            act_block=act_block(config),
             eps=config.rms_norm_eps,
             init_std=config.initializer_range,
             down_init_std=residual_std(config),
@@ -67,6 +79,7 @@ def build_feed_forward(config: ModelConfig, layer: Layer) -> SwiGLU | MoEFeedFor
         config.hidden_size,
         config.intermediate_size,
         group_size=group_size(config),
+        act_block=act_block(config),
         eps=config.rms_norm_eps,
         init_std=config.initializer_range,
         down_init_std=residual_std(config),

@@ -19,6 +19,7 @@ from chimera.block import Block, State
 from chimera.cross_entropy import cross_entropy, cut_cross_entropy, mean_loss
 from chimera.looping import LoopInjection, groups_of_round
 from chimera.mixers.packing import Packing
+from chimera.mixers.table import act_block
 from chimera.rows import first_tensor, packing_rows, packing_tokens, put_rows, take_rows
 from chronos_moe.lookahead import LookaheadRouter
 from chronos_moe.passes import RoutingPass
@@ -38,11 +39,21 @@ class ModelOutput(NamedTuple):
     hidden_BTD: Tensor
     """What the head reads: the output of the last layer, normed and quantised."""
     state: ModelState
+    """Where the streams stand now; empty when it was not to be kept."""
     routing: list[RoutingPass]
     foresight: Tensor | None
     """Log-probabilities of the lookahead router, [B, T, layers with experts, 1 + steps, E]."""
     rounds_BT: Tensor
     """Rounds that each token took."""
+
+
+class ExpertControl(NamedTuple):
+    """What bears on the routing from outside. L counts the layers with experts, in order."""
+
+    available_LE: Tensor | None = None
+    """1 where an expert is there, 0 where the shared one has to stand in for it."""
+    pressure_LE: Tensor | None = None
+    """Added to the router's logits."""
 
 
 def build(config: ModelConfig, *, device: torch.device | str | None = None) -> "ChimeraForCausalLM":
@@ -112,20 +123,38 @@ class ChimeraForCausalLM(nn.Module):
         packing: Packing | None = None,
         rounds: int | Sequence[int] | None = None,
         exit_threshold: float = 0.0,
+        keep_state: bool = True,
+        experts: ExpertControl | None = None,
     ) -> ModelOutput:
         """Hidden vectors and the new state. `rounds` is one number, or one for each row.
+
+        Training asks for no new state with `keep_state=False`; rows without a state start a text.
 
         With `exit_threshold`, a token leaves the loop once a round changes it by less than that share; the
         states of the rounds that it skips do not see it.
         """
         self._check_ids(ids_BT)
         depths = self._depths(ids_BT.shape[0], rounds)
-        state = self.initial_state(ids_BT.shape[0], rounds=max(depths)) if state is None else state
-        self._check_state(state, batch=ids_BT.shape[0], rounds=max(depths))
-        run = _Pass(self, state, packing)
+        if state is None and exit_threshold > 0.0:
+            state = self.initial_state(ids_BT.shape[0], rounds=max(depths))
+        if state is not None:
+            self._check_state(state, batch=ids_BT.shape[0], rounds=max(depths))
+        run = _Pass(
+            self,
+            state,
+            packing,
+            batch=len(depths),
+            rounds=max(depths),
+            keep_state=keep_state,
+            experts=experts,
+        )
         looping = self.config.looping
         x_BTD = self.embedding(ids_BT)
-        rounds_BT = torch.tensor(depths, device=ids_BT.device)[:, None].expand_as(ids_BT)
+        rounds_BT = (
+            torch.full_like(ids_BT, depths[0])  # no copy from the CPU, which a captured graph could not hold
+            if max(depths) == min(depths)
+            else torch.tensor(depths, device=ids_BT.device)[:, None].expand_as(ids_BT)
+        )
         if self.loop is None:
             x_BTD = run.through(x_BTD, range(len(self.layers)), round=0)
         else:
@@ -135,7 +164,9 @@ class ChimeraForCausalLM(nn.Module):
             else:
                 x_BTD = run.loop(self.loop, x_BTD, depths)
             x_BTD = run.through(x_BTD, range(looping.coda[0], looping.coda[1] + 1), round=0)
-        hidden_BTD = norm_quant(x_BTD, self.final_norm, mix=self.embedding.quant_mix)
+        hidden_BTD = norm_quant(
+            x_BTD, self.final_norm, block=act_block(self.config), mix=self.embedding.quant_mix
+        )
         return ModelOutput(hidden_BTD, run.new_state(), run.routing, run.foresight, rounds_BT)
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
@@ -166,7 +197,8 @@ class ChimeraForCausalLM(nn.Module):
             )
         if ids_BT.dtype != torch.int64:
             raise UsageError(f"ids must be int64, got {ids_BT.dtype}")
-        if not ids_BT.is_meta:
+        # On a GPU a look at the ids would wait for all work before it: there they are the caller's.
+        if ids_BT.device.type == "cpu":
             least, most = ids_BT.aminmax()
             if least < 0 or most >= self.config.vocab_size:
                 raise UsageError(
@@ -202,16 +234,35 @@ class ChimeraForCausalLM(nn.Module):
 class _Pass:
     """One call of the model: what the layers leave behind as it goes through them."""
 
-    def __init__(self, model: ChimeraForCausalLM, state: ModelState, packing: Packing | None) -> None:
+    def __init__(
+        self,
+        model: ChimeraForCausalLM,
+        state: ModelState | None,
+        packing: Packing | None,
+        *,
+        batch: int,
+        rounds: int,
+        keep_state: bool,
+        experts: ExpertControl | None,
+    ) -> None:
         self.model = model
         self.packing = packing
-        self.states = [list(held) for held in state]
+        self.batch = batch
+        self.keep_state = keep_state
+        self.experts = experts or ExpertControl()
+        plan = layers(model.config)
+        self.place_of_layer = {index: place for place, index in enumerate(model.config.backbone.moe.layers)}
+        self.states: list[list[State | None]] = (
+            [[None] * (rounds if layer.looped else 1) for layer in plan]
+            if state is None
+            else [list(held) for held in state]
+        )
         self.routing: list[RoutingPass] = []
         self.foresight: Tensor | None = None
 
     def new_state(self) -> ModelState:
         """The states of all layers and rounds after this call."""
-        return tuple(tuple(held) for held in self.states)
+        return tuple(tuple(held) for held in self.states) if self.keep_state else ()
 
     def through(self, x_BTD: Tensor, indices: range, *, round: int, rows: Tensor | None = None) -> Tensor:
         """Run some layers on all rows, or on those named."""
@@ -226,7 +277,9 @@ class _Pass:
         """The looped layers, each row as often as its depth says."""
         order = sorted(range(len(depths)), key=lambda row: -depths[row])
         uniform = max(depths) == min(depths)
-        order_B = torch.tensor(order, device=x_BTD.device)
+        order_B = torch.arange(len(depths), device=x_BTD.device)
+        if not uniform:
+            order_B = torch.tensor(order, device=x_BTD.device)
         falling = [depths[row] for row in order]
         looping = self.model.config.looping
         truncation = looping.backward_truncation if self.model.training else "none"
@@ -282,9 +335,25 @@ class _Pass:
     ) -> Tensor:
         held = self.states[index][round]
         x_BTD, state, record = self.model.layers[index](
-            x_BTD, held if rows is None else take_rows(held, rows), packing=packing
+            x_BTD,
+            held if rows is None or held is None else take_rows(held, rows),
+            packing=packing,
+            available_E=self._of_layer(self.experts.available_LE, index),
+            pressure_E=self._of_layer(self.experts.pressure_LE, index),
         )
-        self.states[index][round] = state if rows is None else put_rows(held, rows, state)
+        if self.keep_state:
+            self.states[index][round] = state if rows is None else self._put(held, index, rows, state)
         if record is not None:
             self.routing.append(RoutingPass(index, round, rows, record))
         return x_BTD
+
+    def _put(self, held: State | None, index: int, rows: Tensor, state: State) -> State:
+        """The state of the whole batch, some rows of which have moved on."""
+        if held is None:
+            mixer = cast(Block, self.model.layers[index]).mixer
+            held = mixer.initial_state(self.batch, device=rows.device)
+        return put_rows(held, rows, state)
+
+    def _of_layer(self, table_LE: Tensor | None, index: int) -> Tensor | None:
+        place = self.place_of_layer.get(index)
+        return None if table_LE is None or place is None else table_LE[place]

@@ -1,6 +1,9 @@
 """A trained model as a folder: config.json and model.safetensors, float32, by the names of the inventory."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -40,7 +43,17 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> Chi
 
 
 def read_weights(path: Path, config: ModelConfig) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, checked by name and shape against the config before any is read."""
+    """The tensors of a checkpoint."""
+    with open_weights(path, config) as file:
+        return {tensor.name: file.get_tensor(tensor.name) for tensor in tensors(config)}
+
+
+@contextmanager
+def open_weights(path: Path, config: ModelConfig, *, prefix: str = "") -> Generator[Any]:
+    """A checkpoint as safetensors' own open file, its names and shapes checked before any tensor is read.
+
+    With a `prefix`, the model is what stands behind it, and the file may hold more.
+    """
     if not path.is_file():
         raise ModelError(
             f"{path}: there is no such file", hint="A model is a folder with config.json beside it."
@@ -48,9 +61,13 @@ def read_weights(path: Path, config: ModelConfig) -> dict[str, torch.Tensor]:
     expected = {tensor.name: tensor for tensor in tensors(config)}
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            found = {
+                name.removeprefix(prefix): tuple(file.get_slice(name).get_shape())
+                for name in file.keys()  # noqa: SIM118
+                if name.startswith(prefix)
+            }
             _compare(expected, found, path)
-            return {name: file.get_tensor(name) for name in expected}
+            yield file
     except SafetensorError as error:
         raise ModelError(f"{path}: not a readable safetensors file: {error}") from error
 

@@ -216,7 +216,8 @@ def layer_state(config: ModelConfig, layer: Layer) -> StateBytes:
         memory = 2 * matrix
         titans = config.titans
         reads = titans.memory_chunk * (P + H) * FLOAT_BYTES
-        ring = titans.local_window_size * 2 * (P + H * FLOAT_BYTES)
+        token = P + H * FLOAT_BYTES if titans.window_bits == 8 else P * FLOAT_BYTES
+        ring = titans.local_window_size * 2 * token
         return StateBytes(
             recurrent=2 * memory,
             convolution=_tails(titans.conv_size, 3 * P),

@@ -70,9 +70,9 @@ SIZES = (
     "backbone.moe.n_shared_experts", "backbone.moe.num_experts_per_tok", "backbone.moe.moe_intermediate_size",
     "backbone.moe.lookahead_steps", "gated_deltanet.conv_size", "gated_deltanet.use_output_gate",
     "xlstm.conv_size", "xlstm.use_output_gate", "titans.persistent_memory_slots", "titans.local_window_size",
-    "titans.memory_chunk", "titans.conv_size", "attention.num_key_value_heads", "attention.window_size",
-    "attention.latent_size", "attention.rope_size", "looping.enabled", "looping.prelude", "looping.loop",
-    "looping.coda", "looping.injection",
+    "titans.window_bits", "titans.memory_chunk", "titans.conv_size", "attention.num_key_value_heads",
+    "attention.window_size", "attention.latent_size", "attention.rope_size", "looping.enabled",
+    "looping.prelude", "looping.loop", "looping.coda", "looping.injection",
 )  # fmt: skip
 """The keys that change the number or the size of what is stored."""
 

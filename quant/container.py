@@ -23,20 +23,14 @@ from quant.container_format import (
     KIND_BITS,
     KINDS,
     LENGTH_BYTES,
+    NUMPY_DTYPES,
     Kind,
     PartRole,
-    StoredDtype,
     TensorSpec,
     stored_parts,
 )
 from quant.packing import PackedRows, PackedTernary, first_invalid_code, has_dirty_padding
 
-_NUMPY_DTYPES: dict[StoredDtype, type[np.generic]] = {
-    "U8": np.uint8,
-    "I8": np.int8,
-    "F16": np.float16,
-    "F32": np.float32,
-}
 # Verifying reads a file in pieces of this size, so that it needs little memory beside the map.
 _PIECE_BYTES = 16 * 2**20
 
@@ -222,7 +216,7 @@ class B158File:
         """A view of the map. The check of the header has shown that it lies inside."""
         if self._mapped is None:
             raise ContainerError(f"{self.path} is closed", hint="Open it again with open_b158.")
-        dtype = np.dtype(_NUMPY_DTYPES[placed.part.dtype])
+        dtype = np.dtype(NUMPY_DTYPES[placed.part.dtype])
         flat = np.frombuffer(self._mapped, dtype=dtype, count=prod(placed.part.shape), offset=placed.begin)
         return flat.reshape(placed.part.shape)
 

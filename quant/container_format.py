@@ -32,6 +32,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal, TypeAlias, get_args
 
+import numpy as np
+
 from configs.errors import UsageError
 from quant.embedding import RowBits
 from quant.packing import codes_shape, row_scales_shape, ternary_scales_shape
@@ -52,6 +54,12 @@ StoredDtype: TypeAlias = Literal["U8", "I8", "F16", "F32"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 KIND_BITS: dict[Kind, RowBits] = {"ternary": 2, "int8": 8, "int4": 4, "int2": 2}
 DTYPE_BYTES: dict[StoredDtype, int] = {"U8": 1, "I8": 1, "F16": 2, "F32": 4}
+NUMPY_DTYPES: dict[StoredDtype, type[np.generic]] = {
+    "U8": np.uint8,
+    "I8": np.int8,
+    "F16": np.float16,
+    "F32": np.float32,
+}
 RESERVED_KEYS = ("format", "format_version", "config", "tensors", "digests")
 
 

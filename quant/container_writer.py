@@ -6,6 +6,7 @@ Memory holds one piece and the scales of one tensor, so a model larger than memo
 import hashlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeAlias
@@ -21,6 +22,7 @@ from quant.container_format import (
     KIND_BITS,
     KINDS,
     MAX_DIMENSIONS,
+    NUMPY_DTYPES,
     RESERVED_KEYS,
     StoredPart,
     TensorSpec,
@@ -29,10 +31,19 @@ from quant.container_format import (
     stored_parts,
 )
 from quant.embedding import RowWeights
-from quant.packing import ROW_PAIR, pack_rows, pack_ternary
+from quant.packing import (
+    ROW_PAIR,
+    PackedRows,
+    PackedTernary,
+    first_invalid_code,
+    has_dirty_padding,
+    pack_rows,
+    pack_ternary,
+)
 from quant.ternary import TernaryWeights
 
-Piece: TypeAlias = TernaryWeights | RowWeights | NDArray[np.float32]
+Rows: TypeAlias = TernaryWeights | PackedTernary | RowWeights | PackedRows
+Piece: TypeAlias = Rows | NDArray[np.float32]
 
 
 class B158Writer:
@@ -42,8 +53,8 @@ class B158Writer:
             for spec in specs:
                 writer.write(spec.name, weights_of(spec))
 
-    A quantised tensor may come in several pieces of whole row pairs (32 rows), the last of any height. After
-    the block, `digest` is the model's.
+    A quantised tensor may come in several pieces of whole row pairs (32 rows), the last of any height, each
+    as codes or in tiles. After the block, `digest` is the model's.
     """
 
     def __init__(
@@ -118,12 +129,13 @@ class B158Writer:
         self._waiting.pop(0)
 
     def _write_rows(self, spec: TensorSpec, piece: Piece) -> None:
-        if isinstance(piece, np.ndarray) or isinstance(piece, TernaryWeights) != (spec.kind == "ternary"):
+        is_ternary = isinstance(piece, TernaryWeights | PackedTernary)
+        if isinstance(piece, np.ndarray) or is_ternary != (spec.kind == "ternary"):
             raise UsageError(f"{spec.name} is declared {spec.kind}, got {_described(piece)}")
-        if isinstance(piece, RowWeights) and piece.bits != KIND_BITS[spec.kind]:
+        if isinstance(piece, RowWeights | PackedRows) and piece.bits != KIND_BITS[spec.kind]:
             raise UsageError(f"{spec.name} is declared {spec.kind}, got rows of {piece.bits} bits")
         num_rows, num_inputs = spec.shape
-        height, width = piece.codes.shape
+        height, width = _matrix_shape(piece)
         rows_after = self._rows_written + height
         if width != num_inputs or rows_after > num_rows or (height % ROW_PAIR and rows_after < num_rows):
             raise UsageError(
@@ -133,7 +145,7 @@ class B158Writer:
             )
         if not (np.isfinite(piece.scales).all() and (piece.scales >= 0).all()):
             raise UsageError(f"{spec.name} has scales that are not finite or below zero")
-        packed = pack_ternary(piece) if isinstance(piece, TernaryWeights) else pack_rows(piece)
+        packed = _packed(spec, piece)
         self._put(packed.codes)
         self._codes_digest.update(packed.codes.data)
         self._scales.append(packed.scales)
@@ -200,8 +212,39 @@ def _check_declared(tensors: Sequence[TensorSpec], *, config: str, metadata: Map
             raise UsageError(f"{spec.name}: {spec.kind} cannot have the shape {spec.shape}")
 
 
+def _matrix_shape(piece: Rows) -> tuple[int, int]:
+    if isinstance(piece, PackedTernary | PackedRows):
+        return piece.num_rows, piece.num_inputs
+    num_rows, num_inputs = piece.codes.shape
+    return num_rows, num_inputs
+
+
+def _packed(spec: TensorSpec, piece: Rows) -> PackedTernary | PackedRows:
+    """The tiles of a piece; tiles that come as such are held to what packing gives."""
+    if isinstance(piece, TernaryWeights):
+        return pack_ternary(piece)
+    if isinstance(piece, RowWeights):
+        return pack_rows(piece)
+    height, width = _matrix_shape(piece)
+    parts = stored_parts(replace(spec, shape=(height, width)))
+    for part, array in zip(parts, (piece.codes, piece.scales), strict=True):
+        as_stored = array.dtype == NUMPY_DTYPES[part.dtype] and array.shape == part.shape
+        if not as_stored or not array.flags.c_contiguous:
+            raise UsageError(
+                f"{spec.name}: the {part.role} of {height} × {width} in tiles must be contiguous "
+                f"{part.dtype} {part.shape}, got {_described(array)}"
+            )
+    at = first_invalid_code(piece.codes, bits=KIND_BITS[spec.kind])
+    if at is not None:
+        raise UsageError(f"{spec.name} has a byte at {at} of its tiles with a code that no weight has")
+    if has_dirty_padding(piece):
+        raise UsageError(f"{spec.name} has tiles whose padding is not zero")
+    return piece
+
+
 def _described(piece: object) -> str:
-    if isinstance(piece, TernaryWeights | RowWeights):
-        return f"{type(piece).__name__} {piece.codes.shape}"
+    if isinstance(piece, Rows):
+        rows, inputs = _matrix_shape(piece)
+        return f"{type(piece).__name__} {rows} × {inputs}"
     array = np.asarray(piece)
     return f"{array.dtype} {array.shape}"

@@ -78,6 +78,30 @@ sum_of_neighbours = unary(
 """Lane i is the sum of lanes 2i and 2i + 1."""
 
 
+def _fold(distance: int) -> Any:
+    """Add lanes a distance apart, of two registers whose lanes are in groups of twice that size."""
+
+    def emit(builder: Any, kind: Any, x: Any, y: Any) -> Any:
+        # A group of one and of the other in turn; at the last step two and two, as x86 shuffles four lanes.
+        size, past = (4, (0, 2)) if distance == 1 else (2 * distance, range(distance))
+        starts = [first + other for first in range(0, kind.lanes, size) for other in (0, kind.lanes)]
+        low = [start + place for start in starts for place in past]
+        both = joined(builder, x, y)
+        high = [place + distance for place in low]
+        return builder.fadd(lanes_of(builder, both, low), lanes_of(builder, both, high))
+
+    return emit
+
+
+fold_8, fold_4, fold_2, fold_1 = (binary(_fold(distance)) for distance in (8, 4, 2, 1))
+"""Steps of sixteen sums at once, each in the order of `add_lanes`.
+
+`fold_8(a, b)` adds the lanes of two f32x16 that lie 8 apart, `fold_4` those of two results that lie 4 apart,
+and so on; `fold_1` gives the sums of sixteen registers, and none of the steps leaves a lane unused. Registers
+in the order 0 8 4 12 1 9 5 13 2 10 6 14 3 11 7 15 give their sums in the order 0 … 15.
+"""
+
+
 @intrinsic(prefer_literal=True)
 def lane(typing_context: Any, x: Any, place: Any) -> Any:
     """One lane of a register as a scalar; the place is known when compiling."""

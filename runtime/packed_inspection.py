@@ -29,6 +29,8 @@ def inspect_packed(path: Path, *, verify: bool, progress: Progress | None = None
         if verify:
             _verify(file, progress=progress)
         report = inspect_config(config, raw=raw, source=str(path), folder=path.parent)
+        if holding == "all tensors":
+            _take_in_experts(report)
         return {**report, "file": _file(file, holding=holding, verified=verify)}
 
 
@@ -80,6 +82,13 @@ def _verify(file: B158File, *, progress: Progress | None) -> None:
             f"{file.path} is damaged: {_listed(problems)}",
             hint="Copy it again from where it came, or export it again.",
         )
+
+
+def _take_in_experts(report: Report) -> None:
+    """Experts that lie in the file of weights are missing nowhere else."""
+    for file in report["files"]:
+        if file["key"] == "moe" and file["verdict"] == "missing":
+            file["verdict"] = "not used"
 
 
 def _listed(problems: list[str]) -> str:

@@ -8,6 +8,8 @@ from chimera.mixers.titans.layer import TitansMAC
 from configs.inventory import Layer
 from configs.schema.backbone import LayerKind
 from configs.schema.model import ModelConfig
+from configs.schema.quantization import ActivationMethod
+from quant.activations import BLOCK, ActBlock
 from quant.ternary import GroupSize
 
 Mixer = GatedDeltaNet | MLSTM | TitansMAC
@@ -29,6 +31,11 @@ def group_size(config: ModelConfig) -> GroupSize:
     return sizes[quantization.weight_scale]
 
 
+def act_block(config: ModelConfig) -> ActBlock:
+    """What shares an activation scale, as the layers take it."""
+    return ACT_BLOCKS[config.quantization.activation_method]
+
+
 def residual_std(config: ModelConfig) -> float:
     """Deviation of weights that write to the residual stream: smaller, the more layers write to it."""
     return config.initializer_range / (2 * config.num_hidden_layers) ** 0.5
@@ -46,6 +53,7 @@ def _gated_deltanet(config: ModelConfig, layer: Layer) -> Mixer:
         rule="exact_flow" if exact_flow else "delta",
         eps=config.rms_norm_eps,
         group_size=group_size(config),
+        act_block=act_block(config),
         init_std=config.initializer_range,
         out_init_std=residual_std(config),
     )
@@ -62,6 +70,7 @@ def _mlstm(config: ModelConfig, layer: Layer) -> Mixer:
         exponential_gating=config.xlstm.exponential_gating,
         eps=config.rms_norm_eps,
         group_size=group_size(config),
+        act_block=act_block(config),
         init_std=config.initializer_range,
         out_init_std=residual_std(config),
     )
@@ -74,15 +83,19 @@ def _titans(config: ModelConfig, layer: Layer) -> Mixer:
         head_dim=config.head_dim,
         num_slots=config.titans.persistent_memory_slots,
         window=config.titans.local_window_size,
+        window_bits=config.titans.window_bits,
         memory_chunk=config.titans.memory_chunk,
         conv_size=config.titans.conv_size,
         rope_theta=config.titans.rope_theta,
         eps=config.rms_norm_eps,
         group_size=group_size(config),
+        act_block=act_block(config),
         init_std=config.initializer_range,
         out_init_std=residual_std(config),
     )
 
+
+ACT_BLOCKS: Mapping[ActivationMethod, ActBlock] = {"absmax_per_block": BLOCK, "absmax_per_token": "token"}
 
 MIXERS: Mapping[LayerKind, Callable[[ModelConfig, Layer], Mixer]] = {
     "gated_deltanet": _gated_deltanet,

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from configs.schema.keys import NAMES, Key
 
 FormulaText = str
+WindowBits = Literal[8, 32]
 CONV_HIGH = 16
 
 
@@ -106,6 +107,14 @@ class Titans:
             high=65536,
         ),
     ] = 1024
+    window_bits: Annotated[
+        WindowBits,
+        Key(
+            "Bits of the window's keys and values: int8 with a scale a token and head, or floats",
+            "works",
+            unit="bits",
+        ),
+    ] = 8
     memory_chunk: Annotated[
         int,
         Key(

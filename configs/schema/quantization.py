@@ -58,7 +58,7 @@ class Quantization:
         "absmax_per_block"
     )
     activation_block_size: Annotated[
-        int, Key("Inputs that share an activation scale", "planned", unit="inputs", low=64, high=4096)
+        int, Key("Inputs that share an activation scale", "carried", unit="inputs", low=64, high=64)
     ] = 64
     accumulator_dtype: Annotated[Literal["int32"], Key("Type of the sums inside a block", "carried")] = (
         "int32"

@@ -1,7 +1,8 @@
 """The records of a data file: one JSON object a line (JSONL), or plain text with a line between documents.
 
     {"text": …}                            a text to learn from
-    {"prompt": …, "completion": …}         an instruction and its answer; "text" may stand for "completion"
+    {"prompt": …, "completion": …}         an instruction and its answer
+    {"prompt": …, "text": …}               the same, with an answer that may be read without its prompt
     {"messages": [{"role": …, "content": …}, …]}   a conversation
 
 Other keys are left alone, and "kind" is kept. A bad line says where and what, and stops the reading unless
@@ -65,6 +66,8 @@ class PromptRecord:
     file: str
     line: int
     kind: str | None = None
+    stands_alone: bool = False
+    """Whether the answer came as "text": worth reading without its prompt, as a story is and a sum is not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,7 +175,9 @@ def _record(data: bytes, *, source: str, line: int) -> Record:
     if "prompt" not in shape:
         return TextRecord(text=text, file=source, line=line, kind=kind)
     prompt = _text(value, "prompt", place=place)
-    return PromptRecord(prompt=prompt, completion=text, file=source, line=line, kind=kind)
+    return PromptRecord(
+        prompt=prompt, completion=text, file=source, line=line, kind=kind, stands_alone=main == "text"
+    )
 
 
 def _messages(value: JsonValue, *, place: str) -> tuple[dict[str, JsonValue], ...]:

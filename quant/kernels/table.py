@@ -20,7 +20,9 @@ from quant.kernels.norm import kernels as norm
 from quant.kernels.norm import reference as norm_reference
 from quant.kernels.norm.problems import quantize_problem, rms_norm_problem, rms_norm_quantize_problem
 from quant.kernels.operation import Case, Operation, Problem
+from quant.kernels.recurrent_table import RECURRENT_OPERATIONS
 from quant.kernels.rows import int2, int4, int8, lookup
+from quant.kernels.stream_table import STREAM_OPERATIONS
 from quant.kernels.swiglu import kernels as gated
 from quant.kernels.swiglu import reference as gated_reference
 from quant.kernels.swiglu.problems import (
@@ -29,6 +31,12 @@ from quant.kernels.swiglu.problems import (
     swiglu_quantize_problem,
 )
 from quant.kernels.ternary import avx2, plain, vnni
+from quant.kernels.titans import kernels as titans_kernels
+from quant.kernels.titans import reference as titans_reference
+from quant.kernels.titans.problems import titans_problem
+from quant.kernels.vocabulary import kernels as vocabulary
+from quant.kernels.vocabulary import reference as vocabulary_reference
+from quant.kernels.vocabulary.problems import weights_problem
 from quant.packing import pack_rows, pack_ternary
 from quant.ternary import TernaryWeights, num_groups, ternary_matmul
 
@@ -127,6 +135,19 @@ HEAD_CASES = (
     Case(rows=40, inputs=64, tokens=3),
 )
 GOLDEN_VECTOR = Case(inputs=150, tokens=18)
+CHUNK_CASES = (*NUMBER_CASES, Case(inputs=4096), Case(inputs=4097), Case(inputs=20001))
+# Rows are heads, inputs their size: less than a register, parts of a block, whole blocks, more than one.
+TITANS_CASES = (
+    Case(rows=1, inputs=2, tokens=3),
+    Case(rows=2, inputs=24, tokens=9),
+    Case(rows=2, inputs=64, tokens=40),
+    Case(rows=3, inputs=64, tokens=1),
+    Case(rows=4, inputs=64, tokens=5),
+    Case(rows=3, inputs=80, tokens=30),
+    Case(rows=1, inputs=256, tokens=2),
+    Case(rows=5, inputs=40, tokens=45),
+)
+GOLDEN_TITANS = Case(rows=2, inputs=72, tokens=25)
 
 OPERATIONS: dict[str, Operation] = {
     "ternary_matmul": Operation(
@@ -291,5 +312,21 @@ OPERATIONS: dict[str, Operation] = {
         cases=VECTOR_CASES,
         golden=GOLDEN_VECTOR,
     ),
+    "vocabulary_weights": Operation(
+        reference=vocabulary_reference.weights,
+        forms={"plain": vocabulary.weights},
+        problem=weights_problem,
+        cases=CHUNK_CASES,
+        golden=Case(inputs=4500),
+    ),
+    "titans": Operation(
+        reference=titans_reference.titans,
+        forms={"plain": titans_kernels.titans},
+        problem=titans_problem,
+        cases=TITANS_CASES,
+        golden=GOLDEN_TITANS,
+    ),
+    **RECURRENT_OPERATIONS,
+    **STREAM_OPERATIONS,
 }
 """Name: the operation. The names with `int8`, `int4` and `int2` are those of embeddings and heads."""

@@ -96,9 +96,10 @@ def set_quant_mix(module: nn.Module, mix: float | None) -> None:
 
 
 def soft_clip(module: nn.Module, *, limit: float = SOFT_CLIP) -> None:
-    """Clip the latent weights of every BitLinear in a module softly; call it after the optimiser's step."""
+    """Clip all latent ternary weights of a module softly; call it after the optimiser's step."""
     for child in module.modules():
-        if isinstance(child, BitLinear):
+        # Stacked experts are no BitLinear, but have its group size and its latent weight.
+        if "quant_mix" in child._buffers and hasattr(child, "group_size"):
             soft_clip_(child.weight, group_size=child.group_size, limit=limit)
 
 

@@ -8,7 +8,7 @@ answers at once.
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn, Protocol, cast
 
 from runtime.cli import provenance
@@ -23,7 +23,12 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
+    "chat": Verb("runtime.cli.chat", "talk with a model"),
+    "export": Verb("exports.cli.export", "pack a trained model for the runtime"),
     "inspect": Verb("runtime.cli.inspect", "show what a model is, what it costs, and what its file claims"),
+    "perplexity": Verb("exports.cli.perplexity", "measure how well a model foresees text, in bits per byte"),
+    "run": Verb("runtime.cli.run", "answer a prompt, or talk where there is none; chimera-run is the same"),
+    "train": Verb("chimera.cli.train", "train a model on text, or go on with its training"),
 }
 
 
@@ -37,6 +42,15 @@ class VerbModule(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Nothing is raised but what `--help` needs to stop."""
+    return _guarded(argv, _dispatch)
+
+
+def verb_main(name: str, *, prog: str, argv: Sequence[str] | None = None) -> int:
+    """Run one verb as a command of its own name."""
+    return _guarded(argv, lambda arguments: _run_verb(name, arguments, prog=prog))
+
+
+def _guarded(argv: Sequence[str] | None, action: Callable[[list[str]], int]) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     as_json = "--json" in options
@@ -49,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     from runtime.cli.outcome import run_guarded
 
-    return run_guarded(lambda: _dispatch(arguments), debug="--debug" in options, as_json=as_json)
+    return run_guarded(lambda: action(arguments), debug="--debug" in options, as_json=as_json)
 
 
 def load_verb(name: str) -> VerbModule:
@@ -72,12 +86,16 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if first not in VERBS:
         _refuse_verb(first)
-    parser = _Parser(prog=f"chimera {first}", description=f"{VERBS[first].summary}.", allow_abbrev=False)
-    verb = load_verb(first)
+    return _run_verb(first, rest, prog=f"chimera {first}")
+
+
+def _run_verb(name: str, arguments: list[str], *, prog: str) -> int:
+    parser = _Parser(prog=prog, description=f"{VERBS[name].summary}.", allow_abbrev=False)
+    verb = load_verb(name)
     verb.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="answer, and fail, in JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return verb.run(parser.parse_args(rest))
+    return verb.run(parser.parse_args(arguments))
 
 
 def _overview() -> str:

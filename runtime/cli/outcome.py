@@ -25,7 +25,7 @@ def run_guarded(action: Callable[[], int], *, debug: bool, as_json: bool) -> int
     except BrokenPipeError:
         # The reader has gone (`chimera … | head`). That is no news for anybody, and the answer was cut short.
         _print_traceback(debug)
-        _settle_stdout()
+        settle_stdout()
         return EXIT_FAILED
     except ChimeraError as error:
         _print_traceback(debug)
@@ -36,7 +36,7 @@ def run_guarded(action: Callable[[], int], *, debug: bool, as_json: bool) -> int
         return _report(error, "not enough memory", hint=hint, exit_code=EXIT_MEMORY, as_json=as_json)
     except OSError as error:
         _print_traceback(debug)
-        _settle_stdout()
+        settle_stdout()
         return _report(error, _os_error_message(error), hint="", exit_code=EXIT_FAILED, as_json=as_json)
     except Exception as error:
         _print_traceback(debug)
@@ -63,7 +63,7 @@ def _print_traceback(debug: bool) -> None:
         traceback.print_exc()
 
 
-def _settle_stdout() -> None:
+def settle_stdout() -> None:
     """Point a stdout that takes nothing more at nothing, or the interpreter complains again as it exits."""
     try:
         sys.stdout.flush()

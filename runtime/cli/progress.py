@@ -1,5 +1,6 @@
 """Progress bars for people, on stderr, so that stdout holds the answer alone."""
 
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,10 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -27,6 +31,41 @@ def bytes_read(path: str, *, what: str) -> Generator[Callable[[int], None]]:
         file = Path(path)
         task = bar.add_task(what, total=file.stat().st_size if file.is_file() else None)
         yield lambda number: bar.advance(task, number)
+
+
+@contextmanager
+def compiling_told() -> Generator[None]:
+    """Inside, a person is told of each kernel that has to be compiled; a pipe is not."""
+    from quant import jit
+
+    def tell(kernel: str) -> None:
+        print(
+            f"\rcompiling {kernel.rsplit('.', 1)[-1]}, once on this machine\x1b[K\r", end="", file=sys.stderr
+        )
+
+    if not sys.stderr.isatty():
+        yield
+        return
+    with jit.on_compile(tell):
+        yield
+
+
+@contextmanager
+def bytes_done(what: str) -> Generator[Callable[[int], None]]:
+    """The bytes done of a number that nobody knows; the function given takes those since last time."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda number: bar.advance(task, number)
+
+
+@contextmanager
+def share_done(what: str) -> Generator[Callable[[int, int], None]]:
+    """A bar over any count; the function given takes how many are done, and all that there are."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def kernels_ready(names: Sequence[str], *, console: Console | None = None) -> "dict[str, Chosen]":

@@ -16,6 +16,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "efla.enabled": {"efla": {"enabled": True}},
     "efla.target_layers": {"efla": {"enabled": True, "target_layers": "GD"}},
     "xlstm.exponential_gating": {"xlstm": {"exponential_gating": False}},
+    "titans.window_bits": {"titans": {"window_bits": 32}},
     "titans.rope_theta": {"titans": {"rope_theta": 100.0}},
     "looping.zoh_input": {"looping": {"zoh_input": "euler"}},
     "looping.backward_truncation": {"looping": {"backward_truncation": "none"}},

@@ -178,6 +178,8 @@ def test_states_of_one_stream():
     assert state.chunk - border == 4 * 64 * (2560 + 40) * 4
     # int8 keys and values of 1024 tokens in four layers, and a float32 scale for each head of each.
     assert state.window == 4 * 1024 * 2 * (2560 + 40 * 4)
+    wide = config(preset="chimera-5.1", titans={"window_bits": 32})
+    assert accounting.stream_state(wide, rounds=1).window == 4 * 1024 * 2 * 2560 * 4
     assert state.window / MIB == pytest.approx(20 + 1.25, abs=1e-9)
     assert state.total == state.recurrent + state.convolution + state.chunk + state.window
 

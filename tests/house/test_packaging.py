@@ -80,7 +80,9 @@ def test_the_wheel_holds_the_six_packages_and_nothing_else(tmp_path: Path):
     ours = {path.as_posix() for path in repository_files() if path.parts[0] in PACKAGES}
     assert {name for name in names if not name.startswith(about)} == ours
     assert {f"{about}licenses/LICENSE", f"{about}licenses/THIRD_PARTY.md"} <= names
-    assert entry_points == "[console_scripts]\nchimera = runtime.cli.main:main\n"
+    assert entry_points == (
+        "[console_scripts]\nchimera = runtime.cli.main:main\nchimera-run = runtime.cli.run:main\n"
+    )
 
 
 def test_the_six_packages_are_named_alike_everywhere():

@@ -7,7 +7,8 @@
     the memory learns k_t → v_t with η = σ(·), θ = 0.01 σ(·), α = σ(·)          `chunk.py`, `step.py`
 
 Writing takes the token's own key and value: projecting the attention's output once more, as the paper draws
-it, would cost two more products of the layer's size a token.
+it, would cost two more products of the layer's size a token. The window holds turned keys and values in int8,
+as a stream's ring does, so that a model learns with the codes it will run with; what is written stays float.
 Titans (Behrouz et al., 2025), sections 3 and 4.1.
 """
 
@@ -37,6 +38,7 @@ from chimera.mixers.titans.rotary import rotate, rotation
 from chimera.mixers.titans.state import AttentionState, FastWeights, TitansState, fresh_weights
 from chimera.mixers.titans.step import enter_chunk, memory_step
 from configs.errors import UsageError
+from configs.schema.mixers import WindowBits
 from quant.activations import BLOCK, ActBlock
 from quant.qat.activations import RMSNorm, fake_quantize_activations
 from quant.qat.linear import BitLinear
@@ -80,6 +82,7 @@ class TitansMAC(nn.Module):
         head_dim: int = 64,
         num_slots: int = 64,
         window: int = 1024,
+        window_bits: WindowBits = 8,
         memory_chunk: int = 64,
         conv_size: int = 4,
         rope_theta: float = 10_000.0,
@@ -106,6 +109,7 @@ class TitansMAC(nn.Module):
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.window = window
+        self.window_bits: WindowBits = window_bits
         self.memory_chunk = memory_chunk
         self.rope_theta = rope_theta
         self.backprop_chunks = backprop_chunks
@@ -240,11 +244,22 @@ class TitansMAC(nn.Module):
         )
 
     def _tokens(self, inputs: _Inputs, position_BT: Tensor) -> Tokens:
-        """Heads first, the scale in the queries, and the turned copies."""
+        """Heads first, the scale in the queries, turned copies, and keys and values as in the window."""
         q = (inputs.q_BTHK * self.attn_scale.unsqueeze(-1)).transpose(1, 2)
         k, v = inputs.k_BTHK.transpose(1, 2), inputs.v_BTHV.transpose(1, 2)
         by = rotation(position_BT.unsqueeze(1), head_dim=self.head_dim, theta=self.rope_theta)
-        return Tokens(q_BHTK=q, rotated_q_BHTK=rotate(q, by), rotated_k_BHTK=rotate(k, by), v_BHTV=v)
+        return Tokens(
+            q_BHTK=q,
+            rotated_q_BHTK=rotate(q, by),
+            rotated_k_BHTK=self._in_window(rotate(k, by)),
+            v_BHTV=self._in_window(v),
+        )
+
+    def _in_window(self, x_BHTK: Tensor) -> Tensor:
+        """Keys or values as the window holds them: in int8, with a scale for each token and head."""
+        if self.window_bits == 32:
+            return x_BHTK
+        return fake_quantize_activations(x_BHTK, block="token", mix=self.q_proj.quant_mix)
 
     def _chunks(
         self, inputs: _Inputs, state: TitansState | None, *, packing: Packing | None

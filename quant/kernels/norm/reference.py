@@ -43,7 +43,7 @@ def rms_norm(x_TI: Floats, gain: Floats, eps: np.float32, num_heads: int = 1) ->
     gain_H_K = gain.reshape(-1, size)
     gain_TH_K = np.tile(gain_H_K, (num_tokens * num_heads // len(gain_H_K), 1))
     with np.errstate(all="ignore"):
-        mean_TH = quotient(_sum_of_squares(x_TH_K), np.float32(size))
+        mean_TH = quotient(sum_of_squares(x_TH_K), np.float32(size))
         r_TH = quotient(np.float32(1), np.sqrt(mean_TH + eps))
         return canonical(((x_TH_K * r_TH[:, None]) * gain_TH_K).reshape(num_tokens, num_inputs))
 
@@ -52,7 +52,7 @@ def rms_norm_quantize(x_TI: Floats, gain: Floats, eps: np.float32) -> Quantized:
     return quantize_blocks(rms_norm(x_TI, gain, eps))
 
 
-def _sum_of_squares(x: Floats) -> Floats:
+def sum_of_squares(x: Floats) -> Floats:
     """Σ x² of each row."""
     parts = _padded(x, multiple=LANES).reshape(len(x), -1, LANES)
     lanes = np.zeros((len(x), LANES), dtype=np.float32)

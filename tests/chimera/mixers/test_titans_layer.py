@@ -9,10 +9,11 @@ from torch import Tensor
 from chimera.mixers.titans.attention import MemoryTokens, Slots, Tokens, attend
 from chimera.mixers.titans.layer import TitansMAC
 from chimera.mixers.titans.layout import chunk_layout
-from chimera.mixers.titans.state import AttentionState
+from chimera.mixers.titans.state import AttentionState, TitansState
 from configs.errors import UsageError
+from quant.activations import dequantize_activations, quantize_activations
 from quant.qat.linear import set_quant_mix
-from tests.chimera.mixers.helpers import assert_close, flat
+from tests.chimera.mixers.helpers import assert_close, flat, gradients
 
 WIDTH = 16
 
@@ -145,6 +146,48 @@ def test_places_not_reached_yet_are_never_read(num_tokens: int):
         found = layer(x[:, 5:], state._replace(attention=poisoned))
         expected = layer(x[:, 5:], state)
     assert_close(found[0], expected[0], tolerance=0.0)
+
+
+def window_layers() -> list[TitansMAC]:
+    """One whose window holds codes, and one whose window holds floats."""
+    layers = [layer_of(window=32), layer_of(window=32, window_bits=32)]
+    for layer in layers:
+        set_quant_mix(layer, 1.0)
+    return layers
+
+
+@pytest.mark.parametrize("tokens_at_once", [1, 20])
+def test_the_window_holds_codes(tokens_at_once: int):
+    held: list[TitansState] = []
+    for layer in window_layers():
+        state: TitansState | None = None
+        with torch.no_grad():
+            for part in tokens(20, batch=2).split(tokens_at_once, dim=1):
+                _, state = layer(part, state)
+        assert state is not None
+        held.append(state)
+    codes, floats = (state.attention for state in held)
+    for found, wanted in (
+        (codes.window_keys_BHWK, floats.window_keys_BHWK),
+        (codes.window_values_BHWV, floats.window_values_BHWV),
+    ):
+        quantized = quantize_activations(wanted.reshape(-1, 8).numpy())
+        assert torch.equal(found.reshape(-1, 8), torch.from_numpy(dequantize_activations(quantized)))
+        assert not torch.equal(found, wanted)
+    # What the memory reads and writes is not rounded.
+    assert_close(held[0].fast, held[1].fast, tolerance=0.0)
+    assert_close(codes.chunk_values_BHCV, floats.chunk_values_BHCV, tolerance=0.0)
+
+
+def test_gradients_pass_the_codes_as_they_are():
+    found: list[list[Tensor]] = []
+    for layer in window_layers():
+        x = tokens(20)
+        inputs = layer._inputs(x, tails=layer.initial_state(1).tails, packing=None)
+        seen = layer._tokens(inputs, torch.arange(20).unsqueeze(0))
+        found.append(gradients((seen.rotated_k_BHTK, seen.v_BHTV), list(layer.parameters())))
+    assert_close(found[0], found[1], tolerance=0.0)
+    assert sum(grad.abs().max() > 0 for grad in found[0]) >= 4
 
 
 def test_sizes_that_cannot_work_are_refused():

@@ -50,7 +50,7 @@ def test_every_shape(tmp_path: Path) -> None:
     assert records == [
         TextRecord(text="t", kind="story", line=1, **at),
         PromptRecord(prompt="p", completion="c", line=2, **at),
-        PromptRecord(prompt="p", completion="c", kind="task", line=3, **at),
+        PromptRecord(prompt="p", completion="c", kind="task", stands_alone=True, line=3, **at),
         ChatRecord(messages=tuple(CHAT), line=4, **at),
         ChatRecord(
             messages=({"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]},), line=5, **at

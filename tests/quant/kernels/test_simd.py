@@ -15,6 +15,10 @@ from quant.jit import kernel
 from quant.lanes import (
     add_lanes,
     broadcast_lane,
+    fold_1,
+    fold_2,
+    fold_4,
+    fold_8,
     high_half,
     join,
     lane,
@@ -244,6 +248,31 @@ def test_lanes_move(run: Run) -> None:
     scalars = [x[3], total, x.max(), x.min()]
     expected = [np.roll(x, 4), swapped, np.full(8, x[5]), x, x, x[::2] + x[1::2], scalars, -x]
     assert np.array_equal(result, np.concatenate(expected, dtype=np.float32))
+
+
+@kernel
+def sums_of_sixteen(a: int, result: int) -> None:
+    """One after another, and all at once."""
+    for i in range(16):
+        put(f32, result + i * 4, add_lanes(load(f32x16, a + i * 64)))
+    for half in range(2):
+        for quarter in range(2):
+            x = a + (2 * half + quarter) * 64
+            even = fold_8(load(f32x16, x), load(f32x16, x + 8 * 64))
+            odd = fold_8(load(f32x16, x + 4 * 64), load(f32x16, x + 12 * 64))
+            store(result + 64 + quarter * 64, fold_4(even, odd))
+        both = fold_2(load(f32x16, result + 64), load(f32x16, result + 128))
+        store(result + 192 + half * 64, both)
+    store(result + 64, fold_1(load(f32x16, result + 192), load(f32x16, result + 256)))
+
+
+def test_sixteen_sums_at_once_are_those_of_each(run: Run) -> None:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((16, 16), dtype=np.float32) * np.exp2(rng.integers(-9, 9, (16, 16)))
+    result = np.zeros(80, dtype=np.float32)
+    run(sums_of_sixteen, x.astype(np.float32), result)
+    assert len(set(result[:16].tolist())) == 16
+    assert np.array_equal(result[:16], result[16:32])
 
 
 @kernel

@@ -48,8 +48,9 @@ def chimera(
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
     for name, verb in VERBS.items():
-        assert f"  {name}  {verb.summary}" in shown
+        assert f"{name} {verb.summary}" in lines
 
 
 def test_no_verb_is_a_usage_error_that_shows_the_help(capsys: pytest.CaptureFixture[str]):

@@ -1,0 +1,1 @@
+"""Training: the run's folder, its checkpoints, and the loop that learns."""

@@ -1,0 +1,1 @@
+"""The verbs of the `chimera` command that the exports own."""

@@ -1,0 +1,1 @@
+"""One step after another of the gated delta rule and of its exact flow, with the norm of each head."""

@@ -1,0 +1,1 @@
+"""Experts chosen token by token: scores, choice, tokens sorted by expert, and the weighted sum."""

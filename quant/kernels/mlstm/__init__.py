@@ -1,0 +1,1 @@
+"""One step after another of the matrix LSTM, with the norm of each head."""

@@ -1,0 +1,73 @@
+"""The tensors of an open model by name: views of the mapped files, and the few small arrays made of them."""
+
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import ModelError
+from configs.schema.model import ModelConfig
+from quant.container import B158File, open_b158
+from quant.packing import PackedRows, PackedTernary
+from runtime.model_folder import PackedModel
+from runtime.packed_inspection import check_tensors
+
+Floats: TypeAlias = NDArray[np.float32]
+T = TypeVar("T")
+
+
+class Tensors:
+    """Typed tensors of a model, whose routed experts may lie in a file of their own."""
+
+    def __init__(self, model: PackedModel) -> None:
+        self._files = [model.file]
+        if model.holding == "all but routed experts":
+            self._files.append(_experts_file(model))
+        self._made: dict[str, object] = {}
+
+    @property
+    def files(self) -> tuple[B158File, ...]:
+        return tuple(self._files)
+
+    def ternary(self, name: str) -> PackedTernary:
+        return self._file_of(name).ternary(name)
+
+    def rows(self, name: str) -> PackedRows:
+        return self._file_of(name).rows(name)
+
+    def floats(self, name: str) -> Floats:
+        return self._file_of(name).floats(name)
+
+    def made(self, name: str, make: Callable[[], T]) -> T:
+        """What is made of tensors, once for each name; its arrays stay where they are."""
+        if name not in self._made:
+            self._made[name] = make()
+        return cast(T, self._made[name])
+
+    def close(self) -> None:
+        """Give up the maps. Arrays that view them stay valid as long as they are held."""
+        for file in self._files:
+            file.close()
+
+    def _file_of(self, name: str) -> B158File:
+        return next((file for file in self._files if name in file.tensors), self._files[0])
+
+
+def _experts_file(model: PackedModel) -> B158File:
+    path = model.folder / model.config.files.moe
+    if not path.is_file():
+        raise ModelError(
+            f"{model.file.path} holds all but the routed experts, and there is no {path}",
+            hint="Copy the file of experts there, or export the model again as one file.",
+        )
+    file = open_b158(path)
+    _check_experts(file, model.config)
+    return file
+
+
+def _check_experts(file: B158File, config: ModelConfig) -> None:
+    if check_tensors(file, config) != "routed experts":
+        raise ModelError(
+            f"{file.path} does not hold this model's routed experts", hint="Export the model again."
+        )

@@ -1,0 +1,68 @@
+"""What `--stats` and `/stats` tell of the last answer, the stream and the machine.
+
+The names that a config's diagnostics ask for are used where there is such a part: `surface_tps`,
+`loop_count_mean`, `memory_mb`, `moe_expert_load_balance`.
+"""
+
+import resource
+
+from runtime.cli.opening import Opened
+
+
+def numbers(talk: Opened) -> dict[str, float | int | None]:
+    """The numbers by name."""
+    found: dict[str, float | int | None] = {}
+    last = talk.session.last
+    if last is not None:
+        timings = last.timings
+        found |= {
+            "prompt_tokens": timings.prompt_tokens,
+            "prompt_ms": _ms(timings.prompt_s),
+            "prompt_tps": round(timings.prompt_rate, 1),
+            "answer_tokens": timings.answer_tokens,
+            "answer_ms": _ms(timings.answer_s),
+            "surface_tps": round(timings.answer_rate, 1),
+            "first_token_ms": _ms(timings.first_token_s),
+        }
+    return found | {
+        "position": talk.session.position,
+        "state_mb": round(talk.session.state_bytes / 1e6, 2),
+        "memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1),
+        "threads": talk.engine.num_threads,
+        "loop_count_mean": _mean_rounds(talk),
+        "moe_expert_load_balance": _load_balance(talk),
+        "screened": talk.speaker.num_screened,
+        "seed": talk.session.settings.seed,
+    }
+
+
+def spoken(found: dict[str, float | int | None]) -> str:
+    """The numbers in lines for a reader."""
+    width = max(len(name) for name in found)
+    return "\n".join(
+        f"{name:<{width}}  {value:,}" if name != "seed" else f"{name:<{width}}  {value}"
+        for name, value in found.items()
+        if value is not None
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 2)
+
+
+def _mean_rounds(talk: Opened) -> float | None:
+    """Rounds of the loop that a token took on average; None without a loop."""
+    visits = talk.engine.round_visits()
+    if not talk.engine.config.looping.enabled or not visits.size or not visits[0]:
+        return None
+    return round(int(visits.sum()) / int(visits[0]), 3)
+
+
+def _load_balance(talk: Opened) -> float | None:
+    """Tokens of the busiest expert over those of the mean one, in the layer where it is worst; 1 is even."""
+    shares = [
+        float(visits.max()) * visits.size / float(visits.sum())
+        for visits in talk.engine.expert_visits().values()
+        if visits.sum()
+    ]
+    return round(max(shares), 3) if shares else None

@@ -1,0 +1,80 @@
+"""One answer to one prompt: text on stdout as it comes, or one JSON object."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from configs.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from configs.text.template import MAX_INPUT_CHARACTERS
+from runtime.answer import Answer
+from runtime.cli.numbers import numbers, spoken
+from runtime.cli.opening import Opened, opened
+from runtime.cli.out import interruptible, write_answer
+from runtime.cli.outcome import settle_stdout
+
+LONG_PROMPT_CHARACTERS = 20_000
+"""Reading this much takes long enough for a bar."""
+
+
+def answer(args: argparse.Namespace, prompt: str) -> int:
+    """Answer and leave."""
+    if args.log_probs is not None and not args.json:
+        raise UsageError("--log-probs are told in JSON alone", hint="Add --json.")
+    with opened(args) as talk:
+        session = talk.session
+        is_chat = not args.raw and session.has_chat
+        if is_chat and len(prompt) > MAX_INPUT_CHARACTERS // 2:
+            raise UsageError(
+                f"a message of {len(prompt):,} characters; at most {MAX_INPUT_CHARACTERS // 2:,} are allowed",
+                hint="With --raw, the model reads a text of any length.",
+            )
+        with interruptible(session.cancel) as interrupts, _reading(prompt) as progress:
+            begin = session.say if is_chat else session.complete
+            pieces = begin(prompt, progress=progress)
+            try:
+                if args.json:
+                    text = "".join(pieces)
+                    assert session.last is not None, "the answer is over"
+                    json.dump(report(talk, session.last, text), sys.stdout)
+                    print(flush=True)
+                else:
+                    write_answer(pieces)
+            except BrokenPipeError:
+                # Whoever read the answer has had enough of it.
+                settle_stdout()
+                return EXIT_DONE
+        if args.stats:
+            print(spoken(numbers(talk)), file=sys.stderr)
+        return EXIT_INTERRUPTED if interrupts else EXIT_DONE
+
+
+def report(talk: Opened, last: Answer, text: str) -> dict[str, object]:
+    """The answer for a program."""
+    found: dict[str, object] = {
+        "model": talk.name,
+        "text": text,
+        "finish": last.finish,
+        "stop": last.stop,
+        "ids": list(last.ids),
+        "stats": numbers(talk),
+    }
+    if last.choices:
+        found["log_probs"] = [
+            {"id": choice.token, "log_prob": choice.log_prob, "best": [list(pair) for pair in choice.best]}
+            for choice in last.choices
+        ]
+    return found
+
+
+@contextmanager
+def _reading(prompt: str) -> Generator[Callable[[int, int], None] | None]:
+    """A bar while a long prompt is read, for people."""
+    if len(prompt) < LONG_PROMPT_CHARACTERS or not sys.stderr.isatty():
+        yield None
+        return
+    from runtime.cli.progress import share_done
+
+    with share_done("reading the prompt") as progress:
+        yield progress

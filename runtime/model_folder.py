@@ -1,0 +1,153 @@
+"""A model's folder, opened with one path: packed weights, tokenizer, chat template.
+
+    model/
+      config.json           the same text as inside the weights' file, for people and for its `files` section
+      model.b158            `files.weights`: weights and config; the one file that cannot be missing
+      tokenizer.model       `files.tokenizer`: SentencePiece, or tokenizer.json of Hugging Face's form
+      tokenizer_config.json beside a tokenizer.json that came with one
+      chat_template.jinja   only where the model has a template of its own
+
+What the weights' file says is true: its config is the one that counts, and its metadata holds the tokenizer's
+digest, so that a foreign one is noticed. How text is drawn stands in the config's `generation` section; a
+file of its own would be a second truth.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.errors import ContainerError, ModelError, TokenizerError
+from configs.load import build_config, load_config
+from configs.schema.model import ModelConfig
+from configs.strict_json import parse_object
+from configs.text.template import MAX_SOURCE_CHARACTERS, ChatTemplate
+from configs.text.tokenizer import FILES_OF_A_FOLDER, Tokenizer, open_tokenizer
+from quant.container import B158File, open_b158
+from runtime.packed_inspection import Holding, check_tensors
+
+CONFIG_NAME = "config.json"
+TEMPLATE_NAME = "chat_template.jinja"
+PACKED_SUFFIX = ".b158"
+TOKENIZER_KEY = "tokenizer"
+TOKENIZER_DIGEST_KEY = "tokenizer_digest"
+TEMPLATE_DIGEST_KEY = "chat_template_digest"
+"""Keys of the weights' metadata: the tokenizer's kind and digest; a template's digest if it has its own."""
+BUILT_IN_TOKENIZER = "o200k"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PackedModel:
+    """An open packed model and the folder that its other files lie in."""
+
+    file: B158File
+    config: ModelConfig
+    holding: Holding
+
+    @property
+    def folder(self) -> Path:
+        """Where the model's other files lie."""
+        return self.file.path.parent
+
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; another one than it was exported with is refused."""
+        tokenizer = open_tokenizer(self._tokenizer_source())
+        expected = self.file.metadata.get(TOKENIZER_DIGEST_KEY)
+        if expected is not None and tokenizer.digest != expected:
+            raise TokenizerError(
+                f"{tokenizer.source} is not this model's tokenizer: its digest is {tokenizer.digest[:16]}…, "
+                f"{self.file.path} was exported with {expected[:16]}…",
+                hint="Copy the tokenizer that came with the model, or export the model again with this one.",
+            )
+        check_vocabulary(tokenizer, self.config)
+        return tokenizer
+
+    def template(self, tokenizer: Tokenizer) -> ChatTemplate:
+        """The model's chat template, its own or the usual one."""
+        path = self.folder / TEMPLATE_NAME
+        if path.is_file():
+            return read_template(path, tokenizer)
+        if TEMPLATE_DIGEST_KEY in self.file.metadata:
+            raise TokenizerError(
+                f"{path}: there is no such file, but the model was exported with a chat template of its own",
+                hint="Copy it from where the model came, or export the model again.",
+            )
+        return ChatTemplate.of_tokenizer(tokenizer)
+
+    def _tokenizer_source(self) -> Path | str:
+        names = (self.config.files.tokenizer, *FILES_OF_A_FOLDER)
+        for name in names:
+            if (self.folder / name).is_file():
+                return self.folder / name
+        if self.file.metadata.get(TOKENIZER_KEY) == BUILT_IN_TOKENIZER:
+            return BUILT_IN_TOKENIZER
+        raise TokenizerError(
+            f"{self.folder}: no tokenizer in this folder; expected {' or '.join(dict.fromkeys(names))}",
+            hint="Copy the model's tokenizer there, or export the model with --tokenizer.",
+        )
+
+
+def open_model(path: Path | str) -> PackedModel:
+    """The model of a folder or of a `.b158` file. Its header is checked, its data is not read."""
+    file = open_b158(find_weights(path))
+    source = f"{file.path}: config"
+    config = build_config(parse_object(file.config, source=source, error=ContainerError), source=source)
+    holding = check_tensors(file, config)
+    if holding == "routed experts":
+        raise ModelError(
+            f"{file.path} holds a model's routed experts alone",
+            hint=f"Name the model's folder or its file of weights, {config.files.weights}.",
+        )
+    return PackedModel(file=file, config=config, holding=holding)
+
+
+def find_weights(path: Path | str) -> Path:
+    """The packed weights that a path means: itself, or those of a folder."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return folder
+    packed = sorted(file for file in folder.iterdir() if file.suffix == PACKED_SUFFIX and file.is_file())
+    if (folder / CONFIG_NAME).is_file():
+        files = load_config(folder).files
+        if (folder / files.weights).is_file():
+            return folder / files.weights
+        packed = [file for file in packed if file.name != files.moe]
+    if len(packed) == 1:
+        return packed[0]
+    found = ", ".join(file.name for file in packed) or "none"
+    raise ModelError(
+        f"{folder}: expected one {PACKED_SUFFIX} file of weights in this folder, found {found}",
+        hint=f"Name the file itself: {folder}/{packed[0].name}"
+        if packed
+        else f"Pack a trained model with: chimera export b158 CHECKPOINT {folder}",
+    )
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    """Refuse a tokenizer with ids that the model has no words for."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise TokenizerError(
+            f"{tokenizer.source} has {tokenizer.vocab_size:,} ids, the model's vocabulary only "
+            f"{config.vocab_size:,}",
+            hint="Use the tokenizer that the model was trained with.",
+        )
+
+
+def read_template(path: Path, tokenizer: Tokenizer) -> ChatTemplate:
+    """The chat template of a file, with the special tokens of a tokenizer."""
+    return ChatTemplate.of_tokenizer(tokenizer, template_text(path), name=str(path))
+
+
+def template_text(path: Path) -> str:
+    """The text of a template's file."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return file.read(MAX_SOURCE_CHARACTERS + 1)
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise TokenizerError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def template_digest(text: str) -> str:
+    """The name of a template: SHA-256 of its text."""
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,86 @@
+"""How likely a text was to a model: the head for every token of a slice, and the logarithm of one share."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import ModelError
+from quant.kernels.elementary.reference import log
+from quant.kernels.vocabulary.places import WEIGHT_BITS
+from quant.pool import Pool
+from runtime.building import steps
+from runtime.building.model import Outline, final_norm
+from runtime.building.plan import Plan
+from runtime.building.workspace import Rows, Workspace
+from runtime.program import TOKENS, Program, ProgramBuilder, Step
+from runtime.weigher import Weigher
+
+Floats: TypeAlias = NDArray[np.float32]
+
+LARGEST_LOGITS_BYTES = 64 * 2**20
+"""Slices are shorter where the logits of their tokens would take more."""
+
+
+class Scoring:
+    """The part of an engine that foresees every token of a text. Its buffers are made at its first use."""
+
+    def __init__(self, plan: Plan, outline: Outline) -> None:
+        self._plan, self._outline = plan, outline
+        row_bytes = -(-plan.config.vocab_size // 64) * 256
+        self.slice_tokens = max(1, min(plan.workspace.num_rows, LARGEST_LOGITS_BYTES // row_bytes))
+        """Tokens of a slice whose logits are wanted."""
+        self._made: _Made | None = None
+
+    def log_probs(self, pool: Pool, next_T: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of the ids that follow the tokens of the slice that was just run."""
+        made = self._made = self._made or self._make()
+        made.program.set_tokens(len(next_T))
+        pool.run(made.program.job)
+        rows = made.logits.array[: len(next_T), : self._plan.config.vocab_size]
+        pairs = zip(rows, next_T, strict=True)
+        return np.array([_log_prob(row, int(token), made.weigher) for row, token in pairs])
+
+    def _make(self) -> "_Made":
+        plan, tokens = self._plan, self._outline.tokens
+        workspace = Workspace(num_rows=self.slice_tokens)
+        acts = workspace.int8("head", plan.config.hidden_size)
+        logits = workspace.rows("logits", plan.config.vocab_size)
+        norm = final_norm(plan, self._outline.stream, acts=acts, last_alone=False)
+        one = steps.head_product(self._outline.embedding, acts=acts, y=logits, num_tokens=0)
+        head = Step(
+            kernel=one.kernel,
+            arguments={**one.arguments, steps.product.NUM_TOKENS: TOKENS},
+            num_places=one.num_places,
+            units=one.units,
+        )
+        builder = ProgramBuilder()
+        builder.together(tokens, norm)
+        builder.together(tokens, head)
+        return _Made(
+            program=builder.build(tokens=tokens),
+            workspace=workspace,
+            logits=logits,
+            weigher=Weigher(plan.config.vocab_size),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Made:
+    program: Program
+    workspace: Workspace
+    """Held, since the program knows its addresses alone."""
+    logits: Rows
+    weigher: Weigher
+
+
+def _log_prob(logits: Floats, token: int, weigher: Weigher) -> float:
+    """log softmax of one id: its distance from the best, and the logarithm of all weights."""
+    best = np.where(logits == logits, logits, np.float32(-np.inf)).max()
+    if not np.isfinite(best):
+        raise ModelError("the model gave no finite score", hint="Check the file with verify=True.")
+    weigher.scores[...] = logits
+    _, sums = weigher.weigh(logits.size, best=best, temperature=np.float32(1))
+    total = np.array([int(sums.sum()) / (1 << WEIGHT_BITS)], dtype=np.float32)
+    return float(logits[token] - best) - float(log(total)[0])
