@@ -1,9 +1,11 @@
-"""Documents packed into rows of one length: best-fit decreasing, in windows.
+"""Documents packed into rows of one length: best fit, the longest first, in windows.
 
-The longest document goes first, each into the open row with the least room that still takes it; a document
-longer than a row is cut before. Rows are filled within windows of some thousand documents, so the work is
-O(n log n) and the rows of a window hold documents from everywhere. Papers: Krell et al. (2021), section 3;
-Chronicals.
+Documents longer than half a row go first, the longest of them at the head, then the others in the order of
+their shuffle; each goes into the open row with the least room that still takes it. A document longer than a
+row is cut before. To go on by length, as best-fit decreasing does, would leave the short documents for rows
+of their own, which are full of documents long before they are full of tokens: 92 % of the places used instead
+of 99.6 % where a third of the documents are short tasks. Rows are filled within windows of some thousand
+documents, so the work is O(n log n). Papers: Krell et al. (2021), section 3; Chronicals.
 """
 
 from bisect import bisect_left, insort
@@ -79,7 +81,8 @@ def _pieces(
 def _best_fit(
     pieces: NDArray[np.int64], sizes: NDArray[np.int32], *, row: int, max_documents: int
 ) -> list[list[int]]:
-    order = pieces[np.argsort(-sizes[pieces], kind="stable")]
+    long = pieces[sizes[pieces] > row // 2]
+    order = np.concatenate((long[np.argsort(-sizes[long], kind="stable")], pieces[sizes[pieces] <= row // 2]))
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # of open rows, rising: places left, row
     for piece, size in zip(order.tolist(), sizes[order].tolist(), strict=True):

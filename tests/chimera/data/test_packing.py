@@ -67,6 +67,15 @@ def test_documents_of_natural_lengths_leave_few_places_unused(row: int):
     assert plan.efficiency(row) > 0.98
 
 
+@pytest.mark.parametrize("row", [1024, 2048])
+def test_many_short_documents_among_long_ones_do_not_fill_rows_by_number(row: int):
+    draw = np.random.default_rng(6)
+    long = np.clip(draw.lognormal(5.4, 0.8, size=12_000), 8, 6000).astype(np.int32)
+    lengths = draw.permutation(np.concatenate((long, draw.integers(15, 50, size=8_000, dtype=np.int32))))
+    plan = pack(lengths, row=row, max_documents=row // 64, seed=0)
+    assert plan.efficiency(row) > 0.98
+
+
 def test_a_seed_gives_one_plan_and_another_seed_another():
     lengths = np.random.default_rng(1).integers(2, 200, size=500).tolist()
     first, again, other = (plan_of(lengths, row=256, seed=seed, window=64)[0] for seed in (4, 4, 5))
