@@ -15,7 +15,7 @@ ARGS ?=
 .PHONY: help run test check bench docs install-check clean
 
 help:
-	@echo "make run            show a model: what it is, what it costs, what its file claims"
+	@echo "make run            the shipped model answers a prompt; ARGS="…" for chimera-run"
 	@echo "make test           run the tests"
 	@echo "make check          formatting, lint, types, floors, generated pages"
 	@echo "make bench          measure the kernels on this machine"
@@ -24,7 +24,7 @@ help:
 	@echo "make clean          remove what the other goals leave, except the environments"
 
 run: $(BASE)/.ready
-	@$(BASE)/bin/chimera inspect $(or $(ARGS),demo)
+	@$(BASE)/bin/chimera-run $(or $(ARGS),"Write a short story about a kind giraffe." --seed 1)
 
 test: $(DEV)/.ready
 	$(DEV)/bin/python -m pytest $(ARGS)
@@ -60,7 +60,7 @@ $(BASE)/.ready: pyproject.toml constraints.txt
 
 $(DEV)/.ready: pyproject.toml constraints.txt
 	$(call environment,$(DEV))
-	$(DEV)/bin/python $(PIP_INSTALL) --editable '.[dev,hf,o200k,oracle,train]'
+	$(DEV)/bin/python $(PIP_INSTALL) --editable '.[dev,hf,o200k,oracle,plot,train]'
 	@touch $@
 
 define environment

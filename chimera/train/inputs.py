@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chimera.data.shards import INDEX_NAME, Shards, build_shards, open_shards
-from chimera.data.sources import Source, sources_of, texts_of
+from chimera.data.sources import sources_of
+from chimera.data.vocabulary import train_tokenizer
 from configs.errors import UsageError
 from configs.schema.model import ModelConfig
 from configs.text.tokenizer import FILES_OF_A_FOLDER, Tokenizer, open_tokenizer
-from configs.text.training import train_sentencepiece
 
 TOKENIZER_NAME = "tokenizer.model"
-SAMPLE_CHARACTERS = 100_000_000
-"""So much text is enough to learn a vocabulary from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,8 +99,7 @@ def _tokenizer(
         if not learnt.is_file():
             say(f"learning a vocabulary of {vocabulary:,}")
             learnt.parent.mkdir(parents=True, exist_ok=True)
-            texts = _sample(sources_of(data))
-            train_sentencepiece(texts, out=learnt, vocab_size=vocabulary)
+            train_tokenizer(sources_of(data), vocab_size=vocabulary, path=learnt)
         return learnt
     if beside is not None and beside.exists():
         folder = beside if beside.is_dir() else beside.parent
@@ -113,17 +110,6 @@ def _tokenizer(
         "no tokenizer is named, and none lies beside the config",
         hint="Name one with --tokenizer, or learn one from the data with --train-tokenizer 8192.",
     )
-
-
-def _sample(sources: Sequence[Source]) -> list[str]:
-    taken: list[str] = []
-    characters = 0
-    for text in texts_of(sources):
-        taken.append(text)
-        characters += len(text)
-        if characters > SAMPLE_CHARACTERS:
-            break
-    return taken
 
 
 def _are_shards(paths: Sequence[Path]) -> bool:

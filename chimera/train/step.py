@@ -240,7 +240,7 @@ class TrainStep:
 
     def _clip(self) -> float:
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        # A norm that is no number would spoil every gradient, and the report on it could not tell whose it was.
+        # A norm that is no number would spoil all gradients, and hide whose it was from the report.
         if self.grad_clip is not None and torch.isfinite(norm):
             nn.utils.clip_grads_with_norm_(self.parameters, self.grad_clip, norm)
         return norm.item()

@@ -5,6 +5,7 @@ what the command prints; run this module to write them anew.
 """
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ def transcripts(page: str) -> list[tuple[str, str]]:
 def record(command: str) -> str:
     """The transcript that the command gives now, its output piped."""
     result = subprocess.run(
-        [sys.executable, "-m", "runtime.cli.main", *command.split()],
+        [sys.executable, "-m", "runtime.cli.main", *shlex.split(command)],
         cwd=ROOT,
         capture_output=True,
         text=True,
