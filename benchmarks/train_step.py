@@ -1,16 +1,18 @@
 """Tokens a second of a training step, by kind of layer, beside a transformer of equal size in the same run.
 
     python -m benchmarks.train_step [--rows 16] [--tokens 2048] [--arms gd,hybrid] [--steps 10] [--json PATH]
-                                    [--rounds 2] [--profile]
+                                    [--batches 4] [--profile]
 
 Each arm has about 47 M parameters: 12 layers of width 512, a vocabulary of 8192, sequences of 2048. A step is
-forward, backward and AdamW in bfloat16 autocast, each block compiled. The loss must be finite and the
+forward and backward of some batches and one AdamW in bfloat16 autocast, each block compiled; ours is the step
+of `chimera train`, rounds drawn for each batch and replayed as CUDA graphs. The loss must be finite and the
 gradient must not be zero, or the arm is refused: a step that learns nothing is fast. A step in which the
 compiler was at work is not timed. `--profile` adds the kernels that one more step spends its time in.
 """
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -23,8 +25,9 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from chimera.cross_entropy import mean_loss
-from chimera.looping import draw_rounds
 from chimera.model import ChimeraForCausalLM, build
+from chimera.train.groups import adamw, set_rates
+from chimera.train.step import MicroBatch, StepOptions, TrainStep, prepare
 from configs.load import build_config
 from quant.qat.activations import RMSNorm
 from quant.qat.linear import BitLinear, set_quant_mix
@@ -117,48 +120,44 @@ ARMS: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
-def loss_of(model: nn.Module, ids_BT: Tensor, *, step: int, rounds: int | None) -> Tensor:
-    """The loss of a batch, tokens predicting the next; rows take drawn numbers of rounds, or all the same."""
-    labels_T = ids_BT[:, 1:].flatten()
+Step = Callable[[int], tuple[float, float]]
+"""Takes the step's number, gives its loss and the norm of its gradient."""
+
+
+def step_of(model: nn.Module, *, rows: int, tokens: int, batches: int, device: str) -> Step:
+    """What one step of a model is."""
+    ids_BT = torch.randint(VOCABULARY, (rows, tokens + 1), device=device)
     if isinstance(model, ChimeraForCausalLM):
-        looping = model.config.looping
-        least, most = looping.loop_range
-        generator = torch.Generator().manual_seed(step)
-        depths = (
-            draw_rounds(len(ids_BT), mean=looping.loop_default, least=least, most=most, generator=generator)
-            if looping.enabled and rounds is None
-            else rounds
-        )
-        hidden_BTD = model(ids_BT[:, :-1], rounds=depths if looping.enabled else 1).hidden_BTD
-        logits = model.logits(hidden_BTD)
-    else:
-        logits = model(ids_BT[:, :-1])
-    losses_T = F.cross_entropy(logits.flatten(0, 1).float(), labels_T, reduction="none")
-    return mean_loss(losses_T, labels_T)
+        optimizer = adamw(model, weight_decay=0.1)
+        set_rates(optimizer.param_groups, rate=3e-4, decay=0.1)
+        prepare(model, compile=True, checkpointing=False)
+        options = StepOptions(bf16=True, graphs=device == "cuda")
+        ours = TrainStep(model, optimizer, grad_clip=1.0, seed=0, options=options)
+        batch = MicroBatch(ids_BT[:, :-1], ids_BT[:, 1:], None, 1, rows * tokens, rows * tokens)
 
+        def run(step: int) -> tuple[float, float]:
+            result = ours.run([batch] * batches, step=step)
+            return result.loss, result.grad_norm
 
-def compile_blocks(model: nn.Module, *, rounds: int | None) -> None:
-    """Compile each layer by itself; those of a looped model for any number of rows.
-
-    The rounds differ by row, so the slices of a looped batch have many sizes. Rows are marked as what varies,
-    and nothing else: left to find it out, the compiler would take other sizes for varying too, since all
-    kinds of layers share one forward method.
-    """
-    drawn = isinstance(model, ChimeraForCausalLM) and model.loop is not None and rounds is None
+        return run
     for index, layer in enumerate(model.layers):
-        compiled = torch.compile(layer, dynamic=False)
-        if drawn:
-            compiled.register_forward_pre_hook(lambda _, inputs: free_rows(inputs))
-        model.layers[index] = compiled
+        model.layers[index] = torch.compile(layer, dynamic=False)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=device == "cuda")
 
+    def plain(_: int) -> tuple[float, float]:
+        for _ in range(batches):
+            with torch.autocast(device, dtype=torch.bfloat16):
+                labels_T = ids_BT[:, 1:].flatten()
+                logits = model(ids_BT[:, :-1])
+                losses_T = F.cross_entropy(logits.flatten(0, 1).float(), labels_T, reduction="none")
+                loss = mean_loss(losses_T, labels_T) / batches
+            loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        return batches * loss.item(), norm
 
-def free_rows(value: Any) -> None:
-    """Let the first axis of tensors in nested tuples be of any size; a single row is a case of its own."""
-    if not isinstance(value, Tensor):
-        for part in value:
-            free_rows(part)
-    elif value.shape[0] > 1:
-        torch._dynamo.mark_dynamic(value, 0)
+    return plain
 
 
 def compiled_graphs() -> int:
@@ -167,34 +166,21 @@ def compiled_graphs() -> int:
 
 
 def measure(
-    name: str, *, rows: int, tokens: int, steps: int, device: str, profiled: bool, rounds: int | None
+    name: str, *, rows: int, tokens: int, batches: int, steps: int, device: str, profiled: bool
 ) -> dict[str, Any]:
     """Build one arm, compile its blocks, and time its steps."""
     torch.manual_seed(0)
     with torch.device(device):
         model = ARMS[name]().to(device)
-    compile_blocks(model, rounds=rounds)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=device == "cuda")
-    ids_BT = torch.randint(VOCABULARY, (rows, tokens + 1), device=device)
-    norm = 0.0
-
-    def one_step(step: int) -> Tensor:
-        nonlocal norm
-        with torch.autocast(device, dtype=torch.bfloat16):
-            loss = loss_of(model, ids_BT, step=step, rounds=rounds)
-        loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(model.parameters(), 1.0))
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return loss
-
+    one_step = step_of(model, rows=rows, tokens=tokens, batches=batches, device=device)
+    loss, norm = 0.0, 0.0
     seconds: list[float] = []
     started = time.perf_counter()
     for step in range(WARM + steps):
         begin, graphs = time.perf_counter(), compiled_graphs()
-        loss = one_step(step)
+        loss, norm = one_step(step)
+        if device == "cuda":
+            torch.cuda.synchronize()
         took = time.perf_counter() - begin
         new = compiled_graphs() - graphs
         print(
@@ -209,22 +195,22 @@ def measure(
         raise SystemExit(f"{name}: the compiler was at work in every timed step; ask for more --steps")
     if profiled:
         print(kernels_of(lambda: one_step(WARM + steps), device=device), flush=True)
-    if not (torch.isfinite(loss) and norm > 0):
-        raise SystemExit(f"{name}: loss {loss.item()}, gradient norm {norm}: this step learns nothing")
+    if not (math.isfinite(loss) and norm > 0):
+        raise SystemExit(f"{name}: loss {loss}, gradient norm {norm}: this step learns nothing")
     median = statistics.median(seconds)
     return {
         "arm": name,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "tokens_per_s": round(rows * tokens / median),
+        "tokens_per_s": round(batches * rows * tokens / median),
         "step_ms": round(median * 1e3, 1),
         "spread_ms": [round(min(seconds) * 1e3, 1), round(max(seconds) * 1e3, 1)],
         "memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 1) if device == "cuda" else None,
-        "loss": round(loss.item(), 3),
+        "loss": round(loss, 3),
         "steps": len(seconds),
     }
 
 
-def kernels_of(step: Callable[[], Tensor], *, device: str) -> str:
+def kernels_of(step: Callable[[], object], *, device: str) -> str:
     """A table of the kernels that one step spends most of its time in."""
     activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
     with profile(activities=[activity]) as profiled:
@@ -241,14 +227,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--arms", default=",".join(ARMS))
-    parser.add_argument("--rounds", type=int, help="rounds of every row, instead of drawn ones")
+    parser.add_argument("--batches", type=int, default=4, help="batches of a step")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")
-    # Kinds of layers, with gradient and without: more variants of one function than the compiler keeps.
-    torch._dynamo.config.recompile_limit = 64
     results: list[dict[str, Any]] = []
     for name in args.arms.split(","):
         torch.compiler.reset()
@@ -259,10 +243,10 @@ def main() -> None:
                 name,
                 rows=args.rows,
                 tokens=args.tokens,
+                batches=args.batches,
                 steps=args.steps,
                 device=device,
                 profiled=args.profile,
-                rounds=args.rounds,
             )
         )
         print(json.dumps(results[-1]), flush=True)
