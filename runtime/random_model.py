@@ -45,7 +45,7 @@ Range = tuple[float, float]
 # Memory holds a few pieces of this many bytes of codes.
 _PIECE_BYTES = 8 * 2**20
 # The share of a weight's deviation that its group's absmean scale is, for weights of a normal distribution.
-_SCALE_OF_DEVIATION = 0.8
+SCALE_OF_DEVIATION = 0.8
 _WRITES_TO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
@@ -81,7 +81,7 @@ def random_b158(
 
 def _pieces(config: ModelConfig, tensor: Tensor, spec: TensorSpec, draws: np.random.SFC64) -> Iterator[Piece]:
     if spec.kind == "float32":
-        yield _uniform(draws, spec.shape, within=_range_of(config, tensor))
+        yield uniform(draws, spec.shape, within=range_of(config, tensor))
         return
     deviation = config.initializer_range
     if spec.name.endswith(_WRITES_TO_RESIDUAL):
@@ -100,8 +100,8 @@ def _rows(draws: np.random.SFC64, shape: tuple[int, int], *, kind: Kind, deviati
     codes = _codes(draws, codes_shape(num_rows, num_inputs, bits=bits), bits=bits)
     padded = num_rows % ROW_PAIR or num_inputs % INPUTS_PAD
     if kind == "ternary":
-        scale = _SCALE_OF_DEVIATION * deviation
-        scales = _uniform(
+        scale = SCALE_OF_DEVIATION * deviation
+        scales = uniform(
             draws, ternary_scales_shape(num_rows, num_inputs), within=(0.75 * scale, 1.25 * scale)
         )
         packed = PackedTernary(
@@ -116,7 +116,7 @@ def _rows(draws: np.random.SFC64, shape: tuple[int, int], *, kind: Kind, deviati
     scale = deviation / sqrt(most * (most + 1) / 3)
     rows = PackedRows(
         codes=codes.view(np.int8) if bits == 8 else codes,
-        scales=_uniform(draws, row_scales_shape(num_rows), within=(0.75 * scale, 1.25 * scale)),
+        scales=uniform(draws, row_scales_shape(num_rows), within=(0.75 * scale, 1.25 * scale)),
         num_rows=num_rows,
         num_inputs=num_inputs,
         bits=bits,
@@ -134,7 +134,7 @@ def _codes(draws: np.random.SFC64, shape: tuple[int, ...], *, bits: RowBits) -> 
     return table[sixteens].reshape(shape)
 
 
-def _uniform(draws: np.random.SFC64, shape: tuple[int, ...], *, within: Range) -> NDArray[np.float32]:
+def uniform(draws: np.random.SFC64, shape: tuple[int, ...], *, within: Range) -> NDArray[np.float32]:
     """Values spread evenly over a range, in 2**24 steps."""
     count = prod(shape)
     steps = draws.random_raw(-(-count // 2)).view(np.uint32)[:count] >> np.uint32(8)
@@ -143,7 +143,7 @@ def _uniform(draws: np.random.SFC64, shape: tuple[int, ...], *, within: Range) -
     return (low + share * (high - low)).reshape(shape)
 
 
-def _range_of(config: ModelConfig, tensor: Tensor) -> Range:
+def range_of(config: ModelConfig, tensor: Tensor) -> Range:
     """Where the values of a float32 tensor lie; the longest ending that fits its name decides."""
     ranges = _ranges(config)
     return ranges[max((ending for ending in ranges if tensor.name.endswith(ending)), key=len)]

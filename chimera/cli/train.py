@@ -11,7 +11,7 @@ from chimera.train.schedule import ScheduleKind
 from configs.errors import EXIT_DONE, MissingExtra, UsageError
 
 if TYPE_CHECKING:
-    from chimera.train.loop import Outcome
+    from chimera.train.outcome import Outcome
     from chimera.train.settings import Wishes
 
 
@@ -135,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
     from chimera.train.loop import train
     from chimera.train.machine import set_threads
     from chimera.train.settings import settings_of
+    from chimera.train.workers import is_first_worker
     from configs.load import load_config
 
     config = load_config(args.config)
@@ -143,7 +144,9 @@ def run(args: argparse.Namespace) -> int:
     build(config, device="meta")
     if settings.threads is not None:
         set_threads(settings.threads)
-    with display_for(Console(stderr=True), quiet=args.json) as display:
+    # Of several workers one speaks, so that stdout holds one answer.
+    speaks = is_first_worker()
+    with display_for(Console(stderr=True), quiet=args.json or not speaks) as display:
         outcome = train(
             config,
             settings=settings,
@@ -158,7 +161,8 @@ def run(args: argparse.Namespace) -> int:
             time_limit_s=args.time_limit,
             display=display,
         )
-    _print(outcome, as_json=args.json)
+    if speaks:
+        _print(outcome, as_json=args.json)
     return EXIT_DONE
 
 

@@ -1,4 +1,4 @@
-"""The states that rows carry from step to step, as a checkpoint holds them: a list of the tensors of all rows."""
+"""The states that rows carry from step to step, taken apart for a checkpoint and put together again."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

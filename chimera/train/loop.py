@@ -7,37 +7,37 @@ Notable choices:
 - several workers (torchrun) split the rows of each batch; the first of them owns the folder.
 """
 
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from chimera.data.batches import Batch, Batches, batches_of
 from chimera.data.shards import Shards
 from chimera.model import build
 from chimera.saving import save_model
 from chimera.train import checkpoint
+from chimera.train.carried import rounds_of, state_of, tensors_of
 from chimera.train.divergence import stop_diverged
 from chimera.train.flops import peak_flops, training_flops
 from chimera.train.groups import adamw, set_rates
 from chimera.train.inputs import Inputs, open_inputs
 from chimera.train.log import LOG_NAME, RunLog
 from chimera.train.meter import Meter
+from chimera.train.outcome import Outcome
 from chimera.train.plot import plot_run
 from chimera.train.resume_pack import load_pack
 from chimera.train.run_folder import RunFolder
 from chimera.train.schedule import Course, Rewarmed
 from chimera.train.settings import MAY_CHANGE, TrainSettings
 from chimera.train.step import MicroBatch, StepOptions, StepResult, TrainStep, prepare
-from chimera.train.telling import Display, Silent, duration
+from chimera.train.telling import Display, Silent
 from chimera.train.validation import Score, validate
+from chimera.train.workers import Workers, joined
 from configs.errors import UsageError
 from configs.schema.model import ModelConfig
 from quant.qat.linear import set_quant_mix
@@ -47,54 +47,6 @@ REWARM_STEPS = 100
 """Steps over which the rate rises after a resume pack, whose moments begin again."""
 BIG_VOCABULARY = 32_768
 HEAD_CHUNK = 8192
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """How a run ended."""
-
-    model: Path
-    """The folder of the trained model."""
-    step: int
-    num_steps: int
-    tokens: int
-    loss: float | None
-    """Of the last step; None where no step was left to take."""
-    validation: Score | None
-    seconds: float
-    plots: tuple[Path, ...] = ()
-
-    @property
-    def complete(self) -> bool:
-        """Whether the run has had all its steps."""
-        return self.step >= self.num_steps
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "model": str(self.model),
-            "step": self.step,
-            "num_steps": self.num_steps,
-            "complete": self.complete,
-            "tokens": self.tokens,
-            "loss": self.loss,
-            "validation": None if self.validation is None else self.validation.as_json(),
-            "seconds": round(self.seconds, 1),
-            "plots": [str(path) for path in self.plots],
-        }
-
-    def words(self) -> str:
-        """For people."""
-        how_far = "done" if self.complete else f"stopped at step {self.step:,} of {self.num_steps:,}"
-        loss = "" if self.loss is None else f", loss {self.loss:.4f}"
-        lines = [f"{how_far}: {self.tokens:,} tokens in {duration(self.seconds)}{loss}"]
-        if self.validation is not None:
-            lines.append(f"validation: {self.validation.bits_per_byte:.4f} bits per byte")
-        lines.append(f"model: {self.model}")
-        lines += [f"curve: {path}" for path in self.plots]
-        if not self.complete:
-            lines.append("The same command with --resume goes on.")
-        return "\n".join(lines)
 
 
 def train(
@@ -115,12 +67,11 @@ def train(
     """Train a model of a config, or go on with it, until its steps are done or its time is over."""
     started = time.monotonic()
     with ExitStack() as stack:
-        workers = stack.enter_context(_workers(settings))
-        display = display if display is not None and workers.rank == 0 else Silent()
+        workers = stack.enter_context(joined(torch.device(settings.device)))
+        display = display if display is not None and workers.is_first else Silent()
         for note in settings.notes:
             display.say(note)
-        inputs = _opened(
-            workers,
+        inputs = workers.first_makes(
             lambda: open_inputs(
                 config,
                 data=data,
@@ -134,8 +85,7 @@ def train(
             ),
         )
         kept = settings.as_json() | inputs.digests()
-        folder = None
-        if workers.rank == 0:
+        if workers.is_first:
             folder = stack.enter_context(
                 RunFolder.open(out, config=config, settings=kept, may_change=MAY_CHANGE)
             )
@@ -148,41 +98,6 @@ def train(
         run = _Run(config, settings, inputs, workers=workers, out=out, display=display)
         run.begin(resume=resume, pack=pack)
         return run.through(started=started, time_limit_s=time_limit_s)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Workers:
-    """The processes of a run."""
-
-    rank: int
-    count: int
-    device: torch.device
-
-
-@contextmanager
-def _workers(settings: TrainSettings) -> Iterator[Workers]:
-    """Join the other workers that torchrun has started; alone without it."""
-    count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    device = torch.device(settings.device)
-    if count == 1:
-        yield Workers(rank=0, count=1, device=device)
-        return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Workers(rank=rank, count=count, device=device)
-    finally:
-        dist.destroy_process_group()
-
-
-def _opened(workers: Workers, make: Callable[[], Inputs]) -> Inputs:
-    """The first worker makes what all of them read."""
-    first = make() if workers.rank == 0 else None
-    if workers.count > 1:
-        dist.barrier()
-    return make() if first is None else first
 
 
 class _Run:
@@ -239,22 +154,25 @@ class _Run:
         if found is not None:
             self.model.load_state_dict(found.state["model"])
             self.optimizer.load_state_dict(found.state["optimizer"])
-            self.done, self.tokens = found.step, found.state["extra"]["tokens"]
-            if found.state["extra"]["rewarmed_at"] is not None:
-                self._rewarm(found.state["extra"]["rewarmed_at"])
+            extra = found.state["extra"]
+            self.done, self.tokens = found.step, extra["tokens"]
+            if extra["rewarmed_at"] is not None:
+                self._rewarm(extra["rewarmed_at"])
+            if carried := extra.get("carried"):
+                own = [self.workers.own_rows(tensor) for tensor in carried["tensors"]]
+                self.step.state = state_of(self.model, own, rounds=carried["rounds"])
             self.display.say(f"going on after step {self.done:,}")
         elif pack is not None:
-            carried = load_pack(pack)
-            carried.check(config=self.config, digests=self.inputs.digests())
-            carried.load_into(self.model)
-            self.done, self.tokens = carried.step, carried.position["tokens"]
+            brought = load_pack(pack)
+            brought.check(config=self.config, digests=self.inputs.digests())
+            brought.load_into(self.model)
+            self.done, self.tokens = brought.step, brought.position["tokens"]
             self._rewarm(self.done)
             self.display.say(f"going on after step {self.done:,} of a resume pack; moments begin anew")
 
     def through(self, *, started: float, time_limit_s: float | None) -> Outcome:
         """All steps that are left, with log, validation and checkpoints."""
-        is_first = self.workers.rank == 0
-        log = RunLog(self.out / LOG_NAME, steps_done=self.done) if is_first else None
+        log = RunLog(self.out / LOG_NAME, steps_done=self.done) if self.workers.is_first else None
         meter = Meter(
             num_steps=self.num_steps,
             flops_per_token=training_flops(self.config),
@@ -298,9 +216,10 @@ class _Run:
                     score, validated_at = self._validate(), self.done
                     if log is not None:
                         log.write({"step": self.done, "tokens": self.tokens, "validation": score.as_json()})
-                if is_first and (last or self._due(self.settings.save_every)):
+                saved = last or self._due(self.settings.save_every)
+                if saved:
                     self._save()
-                if last or self._due(self.settings.save_every) or validated_at == self.done:
+                if saved or validated_at == self.done:
                     meter.skip()
                 if over:
                     break
@@ -351,12 +270,9 @@ class _Run:
 
     def _over(self, started: float, time_limit_s: float | None) -> bool:
         """Whether time is over, by the first worker's clock."""
-        over = time_limit_s is not None and time.monotonic() - started >= time_limit_s
-        if self.workers.count == 1 or time_limit_s is None:
-            return over
-        word = torch.tensor([int(over)], device=self.workers.device)
-        dist.broadcast(word, src=0)
-        return bool(word.item())
+        if time_limit_s is None:
+            return False
+        return self.workers.agreed(time.monotonic() - started >= time_limit_s)
 
     def _validate(self) -> Score:
         assert self.inputs.validation is not None
@@ -370,12 +286,25 @@ class _Run:
         )
 
     def _save(self) -> None:
+        """All workers come here; the first one writes."""
+        carried = self._carried()
+        if not self.workers.is_first:
+            return
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "extra": {"tokens": self.tokens, "rewarmed_at": self.rewarmed_at},
+            "extra": {"tokens": self.tokens, "rewarmed_at": self.rewarmed_at, "carried": carried},
         }
         checkpoint.save(self.out / "checkpoints", state, step=self.done, keep=self.settings.keep)
+
+    def _carried(self) -> dict[str, Any] | None:
+        """The state that the next step goes on from, of all workers' rows; None where its rows are new."""
+        stage, within = self._place(self.done)
+        goes_on = self.done < self.num_steps and within % self.stages[stage].slices > 0
+        if self.step.state is None or not goes_on:
+            return None
+        tensors = [self.workers.all_rows(tensor) for tensor in tensors_of(self.step.state)]
+        return {"rounds": rounds_of(self.step.state), "tensors": tensors}
 
     def _stop(self, result: StepResult, rate: float) -> None:
         stop_diverged(

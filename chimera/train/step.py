@@ -12,7 +12,7 @@ Notable choices:
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -23,7 +23,7 @@ from chimera.block import Block
 from chimera.looping import draw_rounds
 from chimera.mixers.packing import Packing
 from chimera.model import ChimeraForCausalLM, ExpertControl, ModelState
-from chimera.rows import first_tensor
+from chimera.train.carried import detached, num_rows, rounds_of
 from chimera.train.graphed import Graphed
 from chronos_moe.checkpointing import keep_routing
 from chronos_moe.feed_forward import MoEFeedForward
@@ -34,7 +34,7 @@ from chronos_moe.soft_gate import draw_available
 from configs.errors import UsageError
 
 TERMS = ("balance", "temporal", "lookahead")
-"""Routing losses, as they are logged."""
+"""Routing losses, as they are logged; one of weight 0 is not computed."""
 
 
 class MicroBatch(NamedTuple):
@@ -96,10 +96,13 @@ class TrainStep:
         self.grad_clip, self.seed, self.options, self.group = grad_clip, seed, options, group
         self.moe = model.config.backbone.moe
         self.moe_layers = list(self.moe.layers) if self.moe.enabled else []
+        self.terms = tuple(
+            name for name in TERMS if self.moe_layers and getattr(model.config.chronos, f"lambda_{name}")
+        )
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
         self.state: ModelState | None = None
-        self._sums = torch.zeros(2 + len(TERMS), dtype=torch.float64, device=self.device)
+        self._sums = torch.zeros(1 + len(self.terms), dtype=torch.float64, device=self.device)
         self._counts = torch.zeros(
             len(self.moe_layers), self.moe.n_routed_experts, dtype=torch.int64, device=self.device
         )
@@ -128,7 +131,7 @@ class TrainStep:
         depths = self._depths(step, len(batches))
         if carry and self.state is not None:
             # A text keeps its rounds: each has a state of its own.
-            depths = [max(len(rounds) for rounds in self.state)] * len(batches)
+            depths = [rounds_of(self.state)] * len(batches)
         for place, (batch, rounds) in enumerate(zip(batches, depths, strict=True)):
             experts = self._experts(step, place)
             if carry:
@@ -141,7 +144,7 @@ class TrainStep:
         sums, norm = self._sums.tolist(), self._clip()
         result = StepResult(
             loss=sums[0],
-            terms={name: sums[2 + place] for place, name in enumerate(TERMS)} if self.moe_layers else {},
+            terms=dict(zip(self.terms, sums[1:], strict=True)),
             grad_norm=norm,
             num_tokens=labels[0],
             num_bytes=num_bytes,
@@ -157,10 +160,10 @@ class TrainStep:
         self._backward(batch, rounds, experts, state=None, keep_state=False)
 
     def _carried(self, batch: MicroBatch, rounds: int, experts: ExpertControl | None) -> None:
-        if self.state is not None and len(first_tensor(self.state)) != len(batch.ids_BT):
+        if self.state is not None and num_rows(self.state) != len(batch.ids_BT):
             raise UsageError("carried states need the same rows at every step, and one micro-batch a step")
         state = self._backward(batch, rounds, experts, state=self.state, keep_state=True)
-        self.state = _detached(state)
+        self.state = detached(state)
 
     def _backward(
         self,
@@ -199,9 +202,8 @@ class TrainStep:
                 segments=segments,
             )
             loss = loss + routing.total * self._share
-            for place, name in enumerate(TERMS):
-                if name in routing.terms:
-                    self._sums[2 + place] += routing.terms[name] * self._share
+            for place, name in enumerate(self.terms, start=1):
+                self._sums[place] += routing.terms[name] * self._share
             self._counts += counts_by_layer(
                 output.routing,
                 layers=self.moe_layers,
@@ -217,7 +219,7 @@ class TrainStep:
         if not looping.enabled or looping.depth_selection == "fixed":
             return [self.model.config.rounds_default] * num_batches
         least, most = looping.loop_range
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        generator = _generator(self.seed * 1_000_003 + step)
         return draw_rounds(
             num_batches, mean=looping.loop_default, least=least, most=most, generator=generator
         )
@@ -226,7 +228,7 @@ class TrainStep:
         drop = self.model.config.chronos.expert_dropout if self.moe_layers else 0.0
         if drop == 0.0:
             return None
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 4099 + place)
+        generator = _generator((self.seed * 1_000_003 + step) * 4099 + place)
         shape = (len(self.moe_layers), self.moe.n_routed_experts)
         return ExpertControl(
             available_LE=draw_available(*shape, drop=drop, generator=generator, device=self.device)
@@ -288,9 +290,6 @@ def prepare(model: ChimeraForCausalLM, *, compile: bool, checkpointing: bool) ->
         layer.forward = forward
 
 
-def _detached(state: Any) -> Any:
-    """A state that gradients do not go back through."""
-    if isinstance(state, Tensor):
-        return state.detach()
-    parts = (_detached(part) for part in state)
-    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+def _generator(seed: int) -> torch.Generator:
+    # Any seed that a run may have, times what tells its steps apart: a generator takes 64 bits.
+    return torch.Generator().manual_seed(seed % 2**63)

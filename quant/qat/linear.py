@@ -100,7 +100,8 @@ def soft_clip(module: nn.Module, *, limit: float = SOFT_CLIP) -> None:
     for child in module.modules():
         # Stacked experts are no BitLinear, but have its group size and its latent weight.
         if "quant_mix" in child._buffers and hasattr(child, "group_size"):
-            soft_clip_(child.weight, group_size=child.group_size, limit=limit)
+            weight, group_size = cast(Tensor, child.weight), cast(GroupSize, child.group_size)
+            soft_clip_(weight, group_size=group_size, limit=limit)
 
 
 def export_ternary(linear: BitLinear) -> TernaryWeights:

@@ -171,8 +171,8 @@ def test_the_window_holds_codes(tokens_at_once: int):
         (codes.window_keys_BHWK, floats.window_keys_BHWK),
         (codes.window_values_BHWV, floats.window_values_BHWV),
     ):
-        quantized = quantize_activations(wanted.reshape(-1, 8).numpy())
-        assert torch.equal(found.reshape(-1, 8), torch.from_numpy(dequantize_activations(quantized)))
+        quantized = quantize_activations(wanted.reshape(-1, 8).cpu().numpy())
+        assert torch.equal(found.reshape(-1, 8).cpu(), torch.from_numpy(dequantize_activations(quantized)))
         assert not torch.equal(found, wanted)
     # What the memory reads and writes is not rounded.
     assert_close(held[0].fast, held[1].fast, tolerance=0.0)

@@ -14,7 +14,11 @@ from quant.qat.swiglu import SwiGLU
 from quant.qat.weights import quantized_weight, round_to_half
 from quant.ternary import GroupSize, dequantize_ternary, quantize_ternary
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    # Some releases of PyTorch call a part of their own that they have deprecated when they compile.
+    pytest.mark.filterwarnings("ignore:.*torch\\.jit.* is deprecated:DeprecationWarning"),
+]
 
 
 def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:

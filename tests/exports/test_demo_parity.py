@@ -1,0 +1,85 @@
+"""The shipped model by the engine and by PyTorch, teacher-forced on texts of its own.
+
+Where a value lies in the middle between two int8 codes, the last bit of a float decides, and from there on
+the two differ by a code's size. PyTorch's own two forms of the layers, token by token and by chunks, differ
+from each other in just that way: no engine can be nearer to either than they are to one another.
+"""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.demo_samples import PROMPTS
+from chimera.model import ChimeraForCausalLM
+from exports.unpacked import torch_model
+from runtime.engine import Engine
+from runtime.model_folder import open_model
+
+DEMO = "runtime/models/demo"
+NUM_TEXTS, NUM_TOKENS = 6, 256
+NEAR_TIE = 0.2
+"""Logits nearer to each other than this may change places."""
+
+
+def drawn(engine: Engine, ids: list[int], rng: np.random.Generator) -> NDArray[np.int64]:
+    """A text of the model's own that begins with some ids, drawn word by word."""
+    state = engine.new_state()
+    engine.prefill(state, ids)
+    while len(ids) < NUM_TOKENS:
+        scores = engine.logits().astype(np.float64) / 0.8
+        shares = np.exp(scores - scores.max())
+        ids.append(int(rng.choice(len(shares), p=shares / shares.sum())))
+        engine.step(state, ids[-1])
+    return np.array(ids)
+
+
+def by_engine(engine: Engine, ids: NDArray[np.int64]) -> Tensor:
+    state = engine.new_state()
+    rows: list[NDArray[np.float32]] = []
+    for token in ids.tolist():
+        engine.step(state, token)
+        rows.append(engine.logits().copy())
+    return torch.from_numpy(np.stack(rows))
+
+
+def by_steps(model: ChimeraForCausalLM, ids: NDArray[np.int64]) -> Tensor:
+    state = None
+    rows: list[Tensor] = []
+    for token in ids.tolist():
+        output = model(torch.tensor([[token]]), state=state)
+        state = output.state
+        rows.append(model.logits(output.hidden_BTD)[0])
+    return torch.cat(rows)
+
+
+def nats(logits: Tensor, ids: NDArray[np.int64]) -> float:
+    following = torch.from_numpy(ids)[1:, None]
+    return -torch.log_softmax(logits.double(), dim=-1)[:-1].gather(1, following).sum().item()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_texts_are_foreseen_alike() -> None:
+    tokenizer = open_model(DEMO).tokenizer()
+    assert tokenizer is not None
+    model = torch_model(DEMO)
+    rng = np.random.default_rng(0)
+    apart = {"engine": 0, "torch": 0}
+    off, num_bytes = 0.0, 0
+    with Engine.open(DEMO, num_threads=1) as engine:
+        for prompt in PROMPTS[:NUM_TEXTS]:
+            ids = drawn(engine, tokenizer.encode(prompt), rng)
+            found, steps = by_engine(engine, ids), by_steps(model, ids)
+            chunks = model.logits(model(torch.from_numpy(ids)[None]).hidden_BTD)[0]
+            torch.testing.assert_close(found[0], steps[0], rtol=1e-4, atol=1e-4)
+            off += nats(found, ids) - nats(chunks, ids)
+            num_bytes += len(tokenizer.decode_bytes(ids.tolist()))
+            best, right = found.argmax(dim=-1), chunks.argmax(dim=-1)
+            gap_T = chunks.gather(1, right[:, None]) - chunks.gather(1, best[:, None])
+            assert gap_T.max() < NEAR_TIE
+            apart["engine"] += int((best != right).sum())
+            apart["torch"] += int((steps.argmax(dim=-1) != right).sum())
+    assert abs(off) / np.log(2) / num_bytes < 1e-3
+    assert apart["engine"] <= 2 * apart["torch"] + 5, apart
