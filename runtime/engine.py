@@ -154,6 +154,11 @@ class Engine:
         """Memory of the mapped files and of all buffers, without states."""
         return sum(file.path.stat().st_size for file in self._tensors.files) + self._workspace.num_bytes
 
+    @property
+    def buffer_bytes(self) -> int:
+        """Memory of all buffers, which streams share."""
+        return self._workspace.num_bytes
+
     def state_bytes(self, rounds: int | None = None) -> int:
         """The size of a stream's state."""
         return self.layout.num_bytes(self._checked_rounds(rounds))

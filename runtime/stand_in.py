@@ -24,7 +24,7 @@ from runtime.random_model import SCALE_OF_DEVIATION, range_of, uniform
 
 LEAST_RING_BYTES = 256 * 2**20
 CACHES_A_RING = 4
-"""A ring of codes is so many times as large as the caches: who reads it in a circle finds none of it there."""
+"""A ring of codes is so many times as large as the caches, so that a round through it finds nothing there."""
 _PATTERN_BYTES = 4 * 2**20
 _SEED = 5
 

@@ -7,6 +7,8 @@ Quantising happens in float32, the product in autocast's type. The latent weight
 lose small updates, so do not let a mixed-precision policy cast them (under FSDP: no `param_dtype`).
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
