@@ -1,4 +1,4 @@
-"""How fast a model will be here: the engine itself reads words with it, on weights that stand in for the real.
+"""How fast a model will be here: the engine reads words with it, on weights that stand in for the real.
 
 What is timed is the model's own program, operation by operation, with as many bytes fetched for a token. So
 nothing has to be said of how long an operation takes, how threads share it, or what the caches keep.
@@ -60,7 +60,7 @@ class Rehearsal:
 def rehearse(
     engine: Engine, rounds: Sequence[int], *, progress: Callable[[int, int], None] | None = None
 ) -> Rehearsal:
-    """Medians for each number of rounds; passes go over all of them, so that a disturbance hurts all alike."""
+    """Medians for each number of rounds. A pass goes over all of them, so a disturbance hurts all alike."""
     depths = sorted(set(rounds))
     found = {depth: _Times() for depth in depths}
     fewest, done = engine.num_threads, 0
@@ -95,7 +95,9 @@ def move(engine: Engine, state: State, position: int) -> bool:
     return bool(places)
 
 
-def _steps(engine: Engine, state: State, *, fewest: int = _FEWEST_STEPS, most: int = _MOST_STEPS) -> list[float]:
+def _steps(
+    engine: Engine, state: State, *, fewest: int = _FEWEST_STEPS, most: int = _MOST_STEPS
+) -> list[float]:
     """Seconds of each step."""
     found: list[float] = []
     ids = np.random.default_rng(_SEED).integers(0, engine.config.vocab_size, most)

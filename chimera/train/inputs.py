@@ -1,5 +1,6 @@
 """What a run reads: a tokenizer, and the token shards of its data, made in the run's folder when need be."""
 
+import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from configs.schema.model import ModelConfig
 from configs.text.tokenizer import FILES_OF_A_FOLDER, Tokenizer, open_tokenizer
 
 TOKENIZER_NAME = "tokenizer.model"
+SIDE_NAME = "tokenizer_config.json"
+"""Names the special tokens of a tokenizer.json."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,9 +32,14 @@ class Inputs:
         return {"data": self.train.digest, "tokenizer": self.train.tokenizer_digest}
 
     def copy_tokenizer(self, folder: Path) -> None:
-        """Put the tokenizer beside a model."""
-        if self.tokenizer is not None:
-            shutil.copyfile(self.tokenizer, folder / self.tokenizer.name)
+        """Put the tokenizer beside a model, under the name by which it is looked for there."""
+        if self.tokenizer is None:
+            return
+        is_json = self.tokenizer.suffix == ".json"
+        shutil.copyfile(self.tokenizer, folder / ("tokenizer.json" if is_json else TOKENIZER_NAME))
+        side = self.tokenizer.with_name(SIDE_NAME)
+        if is_json and side.is_file():
+            shutil.copyfile(side, folder / SIDE_NAME)
 
 
 def open_inputs(
@@ -53,8 +61,10 @@ def open_inputs(
         seen = open_shards(validation[0]) if validation else None
         if seen is not None and seen.tokenizer_digest != found.tokenizer_digest:
             raise UsageError("the shards to learn from and to look at were made with different tokenizers")
-        path = Path(tokenizer) if tokenizer else None
-        return Inputs(train=found, validation=seen, tokenizer=path)
+        file = _file_of(tokenizer, found) if tokenizer is not None else _file_near(found, beside)
+        if file is None and tokenizer is None:
+            say("no tokenizer of these shards was found, so the model will lie without one: see --tokenizer")
+        return Inputs(train=found, validation=seen, tokenizer=file)
     path = _tokenizer(data, out=out, named=tokenizer, vocabulary=train_tokenizer, beside=beside, say=say)
     words = open_tokenizer(path)
     _check_vocabulary(words.vocab_size, config)
@@ -64,7 +74,7 @@ def open_inputs(
 
     found = built(data, "train")
     seen = built(validation, "validation") if validation else None
-    return Inputs(train=found, validation=seen, tokenizer=Path(path) if Path(path).is_file() else None)
+    return Inputs(train=found, validation=seen, tokenizer=_file_of(path, found))
 
 
 def data_folder(out: Path) -> Path:
@@ -110,6 +120,29 @@ def _tokenizer(
         "no tokenizer is named, and none lies beside the config",
         hint="Name one with --tokenizer, or learn one from the data with --train-tokenizer 8192.",
     )
+
+
+def _file_of(named: str | Path, shards: Shards) -> Path | None:
+    """The file behind a tokenizer's name; None for one that is known by its name alone."""
+    if open_tokenizer(named).digest != shards.tokenizer_digest:
+        raise UsageError(
+            f"{shards.folder} was made with another tokenizer than {named}",
+            hint="Name the one that it was made with, or give the texts, to have it made anew.",
+        )
+    path = Path(named)
+    files = [path / name for name in FILES_OF_A_FOLDER] if path.is_dir() else [path]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _file_near(shards: Shards, beside: Path | None) -> Path | None:
+    """The tokenizer of some shards, if it lies beside them or beside the config. It is not opened."""
+    places = [shards.folder, shards.folder.parent]
+    if beside is not None and beside.exists():
+        places.append(beside if beside.is_dir() else beside.parent)
+    for file in (place / name for place in places for name in FILES_OF_A_FOLDER):
+        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == shards.tokenizer_digest:
+            return file
+    return None
 
 
 def _are_shards(paths: Sequence[Path]) -> bool:

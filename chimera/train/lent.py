@@ -1,13 +1,13 @@
-"""Train the demo model on a lent machine with GPUs: data goes in by parcels, a run goes on in legs.
+"""Training the demo model on a lent machine with GPUs: data goes in by parcels, a run goes on in legs.
 
-    python examples/train_demo.py shards WORK DATA…   here: tokenizer, token shards, parcels of 40 MB
-    python examples/train_demo.py unpack WORK PARCEL…  there: put parcels into their places
-    torchrun --nproc-per-node N examples/train_demo.py leg WORK --seconds 500
-    python examples/train_demo.py take WORK OUT       there: the run in files of under 15 MB
-    python examples/train_demo.py model WORK OUT      here: the trained model from those files
+    python -m chimera.train.lent shards WORK --train TEXTS… --val TEXTS…   here: token shards, in parcels
+    python -m chimera.train.lent unpack WORK PARCEL…                       there: the shards again
+    torchrun --nproc-per-node N -m chimera.train.lent leg WORK --seconds 500
+    python -m chimera.train.lent take WORK OUT                             there: the run in files of 15 MB
+    python -m chimera.train.lent model WORK OUT                            here: the model of those in WORK
 
 A leg saves and stops when its time is over; the next one goes on, bit for bit on the same machine, and from
-the last files of `take` on another. The machine needs PyTorch, safetensors and nothing else.
+the files of `take` on another. The machine needs PyTorch, safetensors, and nothing else.
 """
 
 import argparse
@@ -20,9 +20,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from chimera.train.meter import Reading
+from chimera.train.telling import line_of
 
 CONFIG = "demo"
 PARCEL_BYTES = 40_000_000
@@ -66,14 +67,16 @@ def parcels(work: Path) -> None:
     folder.mkdir()
     compressor = lzma.LZMACompressor(preset=1)
     pieces = itertools.chain((compressor.compress(block) for block in _bundle(work)), _last(compressor))
-    number, size = 0, 0
+    waiting = bytearray()
+    count = 0
     for piece in pieces:
-        if size + len(piece) > PARCEL_BYTES:
-            number, size = number + 1, 0
-        with (folder / f"{number:02}.xz").open("ab") as file:
-            file.write(piece)
-        size += len(piece)
-    print(f"{number + 1} parcels in {folder}")
+        waiting += piece
+        while len(waiting) > PARCEL_BYTES:
+            (folder / f"{count:02}.xz").write_bytes(waiting[:PARCEL_BYTES])
+            del waiting[:PARCEL_BYTES]
+            count += 1
+    (folder / f"{count:02}.xz").write_bytes(waiting)
+    print(f"{count + 1} parcels in {folder}")
 
 
 def unpack(work: Path, found: list[Path]) -> None:
@@ -83,27 +86,19 @@ def unpack(work: Path, found: list[Path]) -> None:
     for parcel in found:
         shutil.copyfile(parcel, kept / parcel.name)
     decompressor = lzma.LZMADecompressor()
-    rest = b""
-    target, left = None, 0
-    for parcel in sorted(kept.glob("*.xz")):
-        rest += decompressor.decompress(parcel.read_bytes())
-        while rest:
-            if target is None:
-                end = rest.find(b"\n")
-                if end < 0:
-                    break
-                head = json.loads(rest[:end])
-                rest, left = rest[end + 1 :], head["size"]
-                (work / head["name"]).parent.mkdir(parents=True, exist_ok=True)
-                target = (work / head["name"]).open("wb")
-            target.write(rest[:left])
-            rest, left = rest[left:], left - min(left, len(rest))
-            if left == 0:
-                target.close()
-                target = None
-            elif not rest:
-                break
-    print("complete" if decompressor.eof else "more parcels are needed")
+    bundle = decompressor.decompress(b"".join(parcel.read_bytes() for parcel in sorted(kept.glob("*.xz"))))
+    if not decompressor.eof:
+        print("more parcels are needed")
+        return
+    at = 0
+    while at < len(bundle):
+        end = bundle.index(b"\n", at)
+        head = json.loads(bundle[at:end])
+        at = end + 1 + head["size"]
+        path = work / head["name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bundle[end + 1 : at])
+    print("complete")
 
 
 def leg(work: Path, *, seconds: float, rows: int, accumulate: int, lr: float, tokens: int) -> None:
@@ -175,9 +170,7 @@ class Lines:
     def __init__(self) -> None:
         self._shown = 0.0
 
-    def update(self, reading: Any) -> None:
-        from chimera.train.telling import line_of
-
+    def update(self, reading: Reading) -> None:
         if time.monotonic() - self._shown > 15:
             self._shown = time.monotonic()
             print(line_of(reading), flush=True)
@@ -188,7 +181,9 @@ class Lines:
     def __enter__(self) -> "Lines":
         return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 def _bundle(work: Path) -> Iterator[bytes]:

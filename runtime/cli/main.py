@@ -24,9 +24,13 @@ class Verb(NamedTuple):
 
 VERBS: dict[str, Verb] = {
     "chat": Verb("runtime.cli.chat", "talk with a model"),
+    "doctor": Verb(
+        "runtime.cli.doctor", "tell what this machine and this installation can do, and what is broken"
+    ),
     "export": Verb("exports.cli.export", "pack a trained model for the runtime"),
     "inspect": Verb("runtime.cli.inspect", "show what a model is, what it costs, and what its file claims"),
     "perplexity": Verb("exports.cli.perplexity", "measure how well a model foresees text, in bits per byte"),
+    "plan": Verb("runtime.cli.plan", "tell whether a model fits this machine, and how fast it will be"),
     "run": Verb("runtime.cli.run", "answer a prompt, or talk where there is none; chimera-run is the same"),
     "train": Verb("chimera.cli.train", "train a model on text, or go on with its training"),
 }

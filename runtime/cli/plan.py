@@ -1,0 +1,143 @@
+"""`chimera plan`: whether a model fits this machine and how fast it will be, before it is made or loaded."""
+
+import argparse
+import json
+import sys
+from contextlib import nullcontext
+from typing import Any
+
+from configs.errors import EXIT_DONE, NotEnoughMemory
+from configs.load import PRESETS
+from runtime.cli.tables import count, plain, rate, say, size, table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The model, and what of the plan is up to the user."""
+    parser.add_argument(
+        "model",
+        metavar="CONFIG|MODEL",
+        help=f"a preset ({', '.join(PRESETS)}), a config.json, a .b158 file, or a folder that holds one of them",
+    )
+    parser.add_argument("--streams", type=int, default=1, metavar="N", help="talks at once (default: 1)")
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: one a core)")
+    parser.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        help="take it that there is no more memory than this, as in 800M or 2G",
+    )
+    parser.add_argument(
+        "--embedding-bits",
+        type=int,
+        choices=(8, 4, 2),
+        help="bits of embedding and head (default: the config's)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan; a model that does not fit ends with the error of too little memory and what would fit."""
+    from runtime.cli.opening import parsed_size
+    from runtime.cli.progress import compiling_told, share_done
+    from runtime.planning import plan_model
+
+    limit = None if args.memory_limit is None else parsed_size(args.memory_limit)
+    bar = share_done("measuring") if sys.stderr.isatty() else nullcontext()
+    with compiling_told(), bar as progress:
+        report = plan_model(
+            args.model,
+            streams=args.streams,
+            num_threads=args.threads,
+            memory_limit_bytes=limit,
+            embedding_bits=args.embedding_bits,
+            progress=progress,
+        )
+    if args.json:
+        json.dump(report, sys.stdout, indent=2, allow_nan=False)
+        print()
+    else:
+        say([*_head(report), "", *_machine(report["machine"]), "", *_memory(report), "", *_modes(report)])
+    if not report["fits"]:
+        sys.stdout.flush()
+        raise _refusal(report)
+    return EXIT_DONE
+
+
+def _refusal(report: dict[str, Any]) -> NotEnoughMemory:
+    memory = report["memory"]
+    found = [f"{change['change']} ({size(change['needed_bytes'])})" for change in report["suggestions"]]
+    return NotEnoughMemory(
+        f"{plain(report['source'])} needs {size(memory['needed_bytes'])}; there are "
+        f"{size(memory['available_bytes'])}: {memory['available_is']}",
+        hint=f"What fits: {'; '.join(found)}." if found else "No preset fits in so little.",
+    )
+
+
+def _head(report: dict[str, Any]) -> list[str]:
+    name = plain(report["name"] or report["source"])
+    verdict = "fits" if report["fits"] else "does not fit"
+    bits = f"embedding of {report['embedding_bits']} bits"
+    return [f"{name}: {count(report['parameters'])} parameters, {bits}; it {verdict}"]
+
+
+def _machine(machine: dict[str, Any]) -> list[str]:
+    threads = machine["threads"]
+    lines = [
+        f"machine: {plain(machine['cpu'])} ({machine['target']}), "
+        f"{threads} {'thread' if threads == 1 else 'threads'} ({machine['threads_reason']})",
+        f"  reads {size(machine['read_bytes_per_s'])}/s of memory; multiplies "
+        f"{machine['products_per_s'] / 1e9:,.0f} G weights/s out of a cache ({machine['form']}); "
+        f"threads meet in {machine['meeting_s'] * 1e6:.2f} µs",
+    ]
+    if machine["was_shared"]:
+        lines.append("  another process took cores meanwhile: alone, this machine is faster than told here")
+    return lines
+
+
+def _memory(report: dict[str, Any]) -> list[str]:
+    memory = report["memory"]
+    streams = memory["streams"]
+    states = (streams + 1) * memory["state_bytes"]
+    kind = "as they are" if memory["files_exist"] else "as they would be"
+    rows = [
+        ("files", size(memory["files_bytes"]), f"mapped, {kind}"),
+        ("states", size(states), f"{size(memory['state_bytes'])} a stream × {streams}, and one copy"),
+        ("buffers", *_buffers(memory["buffer_bytes"])),
+        ("program", size(memory["program_bytes"]), "Python, compiled kernels, tables"),
+        ("needed", size(memory["needed_bytes"]), ""),
+        ("available", size(memory["available_bytes"]), memory["available_is"]),
+    ]
+    return ["memory", *table(("<", "", "<"), rows)]
+
+
+def _buffers(num_bytes: int | None) -> tuple[str, str]:
+    return ("not counted", "") if num_bytes is None else (size(num_bytes), "shared by all streams")
+
+
+def _modes(report: dict[str, Any]) -> list[str]:
+    has_streams = report["memory"]["streams"] > 1
+    rows = [
+        (
+            plain(mode["name"]),
+            str(mode["rounds"]),
+            size(mode["needed_bytes"]),
+            rate(mode["decode_tokens_per_s"]) or ("not measured" if mode["fits"] else "does not fit"),
+            rate(mode["far_decode_tokens_per_s"]),
+            rate(mode["stream_tokens_per_s"]) if has_streams else "",
+            rate(mode["prefill_tokens_per_s"]) + ("" if mode["prefill_is"] != "from fewer rounds" else "*"),
+            rate(mode["bound_tokens_per_s"]),
+            rate(mode["stated_tokens_per_s"]),
+        )
+        for mode in report["modes"]
+    ]
+    header = (
+        "<mode", "rounds", "memory", "tokens/s", "far on", "a stream", "prompt", "bound", "stated"
+    )  # fmt: skip
+    lines = table(header, rows)
+    if any(mode["decode_tokens_per_s"] for mode in report["modes"]):
+        lines += [
+            "",
+            "  tokens/s: measured with the engine on stand-in weights; far on: with every window full, at any",
+            "  length; prompt: tokens read a second; bound: bytes of a token at the speed of memory",
+        ]
+    if any(mode["prefill_is"] == "from fewer rounds" for mode in report["modes"]):
+        lines.append("  *: on the line through fewer rounds, since each round adds the same")
+    return lines
