@@ -4,7 +4,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -63,11 +62,15 @@ class Report:
     def measure(
         self, part: str, sides: Sequence[Side], *, turns: int = 15, at_least_s: float = 0.005
     ) -> list[Row]:
-        """Time the sides in turns, so that a change of the machine's speed meets all of them."""
+        """Time the sides in turns, so that a change of the machine's speed meets all of them.
+
+        Each runs once before it is timed, or it would pay for what the side before it put into the caches.
+        """
         loops = [_loops(side.run, at_least_s=at_least_s) for side in sides]
         times: list[list[float]] = [[] for _ in sides]
         for _ in range(turns):
             for side, count, found in zip(sides, loops, times, strict=True):
+                side.run()
                 start = time.perf_counter()
                 for _ in range(count):
                     side.run()
@@ -91,21 +94,6 @@ class Report:
             console.print(f"{verdict:>6}  {finding.found:6.2f} (target {finding.target:.2f})  {finding.text}")
         if path is not None:
             path.write_text(json.dumps(asdict(self), indent=1))
-
-
-class Crew:
-    """Python threads that run parts of a job side by side; kernels release the interpreter."""
-
-    def __init__(self, num_threads: int) -> None:
-        self.num_threads = num_threads
-        self._pool = ThreadPoolExecutor(num_threads)
-
-    def run(self, job: Callable[[int], object]) -> None:
-        """`job(part)` for every part, all at once."""
-        if self.num_threads == 1:
-            job(0)
-        else:
-            list(self._pool.map(job, range(self.num_threads)))
 
 
 def gate(name: str, wrong: str) -> None:

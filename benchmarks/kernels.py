@@ -3,9 +3,9 @@
     python -m benchmarks.kernels [--only dram,cache,tokens,head] [--threads 1,2] [--forms avx2] [--quick]
                                  [--prototype FOLDER] [--no-peers] [--json FILE]
 
-Everything is measured in one run, in turns, after its results were found right. Two threads are Python
-threads in one call each, so no barrier is in these times. Targets stand beside what was found; a miss is
-not an error.
+Everything is measured in one run, in turns, after its results were found right. Our kernels run on the
+engine's own pool of threads, which meet after each product as they do in a model. Targets stand beside what
+was found; a miss is not an error.
 """
 
 import argparse
@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import ceilings
-from benchmarks.chains import ALONE_CHAINS, CHAINS, FUSED_CHAINS
-from benchmarks.harness import Crew, Report, Row, Side, gate
+from benchmarks.crew import Crew
+from benchmarks.harness import Report, Row, Side, gate
 from benchmarks.peers import PEERS, too_far
 from benchmarks.prototype import SOME_TOKENS, Prototype
+from benchmarks.rounding import FUSED, SEPARATE
 from quant import cpu, jit
 from quant.activations import QuantizedActivations, quantize_activations
 from quant.cpu import Form
@@ -30,6 +31,7 @@ from quant.kernels.operation import Kernel, difference
 from quant.kernels.table import OPERATIONS
 from quant.packing import PackedTernary, pack_rows, pack_ternary
 from quant.ternary import TernaryWeights, dequantize_ternary, quantize_ternary, ternary_matmul
+from runtime.machine_kernels import PIECE_BYTES, RESULT_BYTES, read_memory
 
 MIB = 1 << 20
 SHAPE = (2560, 2560)
@@ -37,6 +39,7 @@ SHAPES = ((2560, 2560), (6912, 2560), (2560, 6912), (1728, 2560), (384, 384))
 REST_BYTES = 256 * MIB
 CACHE_BYTES = 8 * MIB
 HEAD = (32768, 2560)
+PRODUCT = OPERATIONS["ternary_matmul"].forms
 
 
 class Bench:
@@ -53,7 +56,7 @@ class Bench:
         self.report = Report(machine=machine())
         self.prototype: dict[Form, Prototype] = {}
         if options.prototype is not None:
-            known = [form for form in self.forms if form in SOME_TOKENS]
+            known: list[Form] = [form for form in self.forms if form in SOME_TOKENS]
             self.prototype = {form: Prototype(options.prototype, form=form) for form in known}
 
     def matrix(self, rows: int, inputs: int) -> tuple[TernaryWeights, PackedTernary]:
@@ -70,24 +73,16 @@ def machine() -> dict[str, str]:
     return {"cpu": target.name, "target": target.origin, "system": platform.platform()}
 
 
-def shared(crew: Crew, kernel: Kernel, table: NDArray[np.int64], *, count: int, units: int) -> None:
-    """All products of a chain, each thread with its rows of every one."""
-    bounds = [units * part // crew.num_threads for part in range(crew.num_threads + 1)]
-    crew.run(lambda part: kernel(table.ctypes.data, count, bounds[part], bounds[part + 1]))
-
-
 def read_side(crew: Crew, memory: NDArray[np.uint8], *, times: int, name: str) -> Side:
-    seen = np.zeros((crew.num_threads, 256), dtype=np.uint8)
-    size = memory.size // crew.num_threads // 256 * 256
+    pieces = memory.size // PIECE_BYTES
+    seen = np.zeros(pieces * RESULT_BYTES, dtype=np.uint8)
+    arguments = np.tile(np.array([memory.ctypes.data, seen.ctypes.data], dtype=np.int64), (times, 1))
+    job = crew.job(read_memory, arguments, units=pieces)
 
-    def run() -> None:
-        def part(number: int) -> None:
-            for _ in range(times):
-                ceilings.read(memory.ctypes.data + number * size, size, seen[number].ctypes.data)
+    def run(_alive: object = (memory, seen)) -> None:
+        job()
 
-        crew.run(part)
-
-    return Side(name=name, run=run, num_bytes=float(size * crew.num_threads * times), per=times)
+    return Side(name=name, run=run, num_bytes=float(pieces * PIECE_BYTES * times), per=times)
 
 
 def rotation(call: Call, packed: PackedTernary) -> tuple[NDArray[np.int64], NDArray[np.uint8], int]:
@@ -118,13 +113,11 @@ def from_memory(bench: Bench) -> None:
             read_side(crew, small, times=20, name="L3 read with prefetch"),
         ]
         for form in bench.forms:
+            kernel = PRODUCT[form]
             call.y[...] = np.nan
-            shared(crew, CHAINS[form], tables[-1:], count=1, units=call.units)
+            crew.job(kernel, tables[-1], units=call.units)()
             gate(form, difference((call.y,), (ternary_matmul(weights, acts),)))
-
-            def run(form: Form = form, crew: Crew = crew) -> None:
-                shared(crew, CHAINS[form], tables, count=count, units=call.units)
-
+            run = crew.job(kernel, tables, units=call.units)
             sides.append(Side(name=form, run=run, per=count, num_bytes=float(memory.size)))
         part = f"2560 × 2560, one token, from {REST_BYTES // MIB} MiB, {crew.num_threads} threads"
         rows = bench.report.measure(part, sides, turns=bench.turns)
@@ -145,14 +138,12 @@ def in_cache(bench: Bench) -> None:
         for crew in bench.crews:
             sides: list[Side] = []
             for form in bench.forms:
-                sides.append(_chain_side(call, tables, crew, CHAINS[form], name=form))
+                sides.append(_chain_side(call, tables, crew, PRODUCT[form], name=form))
                 gate(form, difference((call.y[:, :rows],), expected))
-                if crew.num_threads == 1 and form in FUSED_CHAINS:
-                    sides.append(
-                        _chain_side(call, tables, crew, ALONE_CHAINS[form], name=f"{form}, separate")
-                    )
+                if crew.num_threads == 1 and form in FUSED:
+                    sides.append(_chain_side(call, tables, crew, SEPARATE[form], name=f"{form}, separate"))
                     gate(sides[-1].name, difference((call.y[:, :rows],), expected))
-                    sides.append(_chain_side(call, tables, crew, FUSED_CHAINS[form], name=f"{form}, fused"))
+                    sides.append(_chain_side(call, tables, crew, FUSED[form], name=f"{form}, fused"))
                     gate(sides[-1].name, too_far(call.y[:, :rows], expected[0]))
                 if crew.num_threads == 1 and form in bench.prototype:
                     run, y = bench.prototype[form].product(packed, acts)
@@ -168,9 +159,7 @@ def in_cache(bench: Bench) -> None:
 
 
 def _chain_side(call: Call, tables: NDArray[np.int64], crew: Crew, kernel: Kernel, *, name: str) -> Side:
-    def run() -> None:
-        shared(crew, kernel, tables, count=len(tables), units=call.units)
-
+    run = crew.job(kernel, tables, units=call.units)
     call.y[...] = np.nan
     run()
     num_bytes = float(sum(array.nbytes for array in call.held[:2]) * len(tables))
@@ -220,11 +209,7 @@ def many_tokens(bench: Bench) -> None:
         for form in bench.forms:
             if form in ceilings.DOT_PRODUCTS:
                 sides.append(_peak_side(crew, form))
-            kernel = CHAINS[form]
-
-            def run(kernel: Kernel = kernel, crew: Crew = crew) -> None:
-                shared(crew, kernel, call.table, count=1, units=call.units)
-
+            run = crew.job(PRODUCT[form], call.table, units=call.units)
             call.y[...] = np.nan
             run()
             gate(form, difference((call.y,), expected))
@@ -251,14 +236,13 @@ def many_tokens(bench: Bench) -> None:
 
 
 def _peak_side(crew: Crew, form: Form) -> Side:
-    kernel, turns = ceilings.DOT_PRODUCTS[form], 100_000
-    results = np.zeros((crew.num_threads, 1024), dtype=np.uint8)
+    turns, sums = 100_000 * crew.num_threads, np.zeros(1024, dtype=np.uint8)
+    job = crew.job(ceilings.DOT_PRODUCTS[form], np.array([sums.ctypes.data], dtype=np.int64), units=turns)
 
-    def run() -> None:
-        crew.run(lambda part: kernel(turns, results[part].ctypes.data))
+    def run(_alive: object = sums) -> None:
+        job()
 
-    macs = float(ceilings.MACS_PER_TURN[form] * turns * crew.num_threads)
-    return Side(name=f"{form}, peak", run=run, macs=macs)
+    return Side(name=f"{form}, peak", run=run, macs=float(ceilings.MACS_PER_TURN[form] * turns))
 
 
 def head(bench: Bench) -> None:
@@ -277,12 +261,7 @@ def head(bench: Bench) -> None:
         for crew in bench.crews:
             sides = [read_side(crew, memory, times=1, name="DRAM read with prefetch")]
             for form in bench.forms:
-                kernel = OPERATIONS[f"int{bits}_matmul"].forms[form]
-
-                def run(kernel: Kernel = kernel, crew: Crew = crew, call: Call = call) -> None:
-                    bounds = [call.units * part // crew.num_threads for part in range(crew.num_threads + 1)]
-                    crew.run(lambda part: call.run(kernel, bounds[part], bounds[part + 1]))
-
+                run = crew.job(OPERATIONS[f"int{bits}_matmul"].forms[form], call.table, units=call.units)
                 call.y[...] = np.nan
                 run()
                 gate(form, difference((call.y,), expected))
@@ -308,6 +287,8 @@ def main() -> None:
     with jit.on_compile(lambda name: print(f"compiling {name}", flush=True)):
         for part in options.only.split(","):
             PARTS[part](bench)
+    for crew in bench.crews:
+        bench.report.machine[f"{crew.num_threads} threads"] = crew.told
     bench.report.show(path=options.json)
 
 

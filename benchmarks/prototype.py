@@ -34,7 +34,7 @@ class Prototype:
 
     def __init__(self, folder: Path, *, form: Form) -> None:
         self._made = TemporaryDirectory(prefix="prototype-")
-        self._form = form
+        self._form: Form = form
         for script in ("gen.py", "gen3.py"):
             command = [sys.executable, str(folder.resolve() / script)]
             subprocess.run(command, cwd=self._made.name, check=True)

@@ -29,13 +29,14 @@ import numba as _numba
 from numba.core import compiler as _compiler
 from numba.core import registry as _registry
 from numba.core import serialize as _serialize
+from numba.core.runtime import nrt as _nrt
 
 from configs.errors import UsageError
 from quant import cpu
 from quant.atomic import atomic_file
 
 numba, compiler = cast(Any, _numba), cast(Any, _compiler)
-registry, serialize = cast(Any, _registry), cast(Any, _serialize)
+registry, serialize, nrt = cast(Any, _registry), cast(Any, _serialize), cast(Any, _nrt)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -196,7 +197,8 @@ class _KernelCache:
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         if not _takes_int64(sig):
             return None
-        target_context.refresh()
+        # Not `refresh`: that makes ready all of the compiler, which does it itself before it compiles.
+        nrt.rtsys.initialize(target_context)
         path = self._path()
         data = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(data[32:]).digest() == data[:32]:

@@ -8,7 +8,7 @@ import sys
 from functools import cache
 from typing import Any, Literal
 
-from quant import cpu
+from quant import cpu, jit
 from quant.registers import cgutils, intrinsic, ir, pointer, types
 
 Parking = Literal["futex", "naps", "none"]
@@ -132,6 +132,8 @@ def call_worker(
 @cache
 def _has(name: str) -> bool:
     """LLVM ends the process when code calls what it cannot find, so each function is looked for first."""
+    # Before Numba has made its compiler, LLVM knows no function of this process.
+    jit.registry.cpu_target.target_context.codegen()
     return cpu.llvm.address_of_symbol(name) is not None
 
 

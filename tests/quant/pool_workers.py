@@ -4,9 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.activations import quantize_activations
+from quant.indirect import address_of, call_kernel
 from quant.jit import kernel
 from quant.kernels.arguments import NUM_ARGUMENTS
 from quant.kernels.calls import Call, ternary_call
+from quant.kernels.operation import Kernel
 from quant.kernels.ternary import plain
 from quant.packing import pack_ternary
 from quant.pool_barrier import barrier
@@ -14,7 +16,7 @@ from quant.pool_system import now_ns
 from quant.registers import i64
 from quant.simd import load
 from quant.sync import atomic_add, atomic_load, atomic_store, pause
-from quant.ternary import quantize_ternary
+from quant.ternary import quantize_ternary, ternary_matmul
 
 STEPS, WRONG, ACTIVE, CELLS = 0, 1, 2, 16
 
@@ -59,22 +61,29 @@ def chain(table: int, thread: int, num_threads: int, block: int) -> None:
     count, calls, units = load(i64, table), load(i64, table + 8), load(i64, table + 16)
     for i in range(count):
         first, last = units * thread // num_threads, units * (thread + 1) // num_threads
-        plain.matmul(calls + i * NUM_ARGUMENTS * 8, first, last)
+        call_kernel(load(i64, table + 24), calls + i * NUM_ARGUMENTS * 8, first, last)
         barrier(block, thread, num_threads)
 
 
 class Products:
-    """A table for `chain`: ternary matrices of one shape, each times a token of its own."""
+    """A table for `chain`: ternary matrices of one shape, each times tokens of its own."""
 
-    def __init__(self, *, count: int, rows: int, inputs: int) -> None:
+    def __init__(
+        self, *, count: int, rows: int, inputs: int, tokens: int = 1, kernel: Kernel = plain.matmul
+    ) -> None:
         rng = np.random.default_rng(5)
         self.calls: list[Call] = []
+        expected: list[NDArray[np.float32]] = []
         for _ in range(count):
             weights = quantize_ternary(rng.standard_normal((rows, inputs), dtype=np.float32))
-            acts = quantize_activations(rng.standard_normal((1, inputs), dtype=np.float32))
+            acts = quantize_activations(rng.standard_normal((tokens, inputs), dtype=np.float32))
             self.calls.append(ternary_call(pack_ternary(weights), acts))
+            expected.append(ternary_matmul(weights, acts))
+        self.expected = np.stack(expected)
+        self._rows = rows
         self._tables = np.stack([call.table for call in self.calls])
-        self.table = np.array([count, self._tables.ctypes.data, self.calls[0].units], dtype=np.int64)
+        places = [count, self._tables.ctypes.data, self.calls[0].units, address_of(kernel)]
+        self.table = np.array(places, dtype=np.int64)
 
     @property
     def address(self) -> int:
@@ -85,7 +94,7 @@ class Products:
             call.y.fill(np.nan)
 
     def results(self) -> NDArray[np.float32]:
-        return np.stack([call.y for call in self.calls])
+        return np.stack([call.y[:, : self._rows] for call in self.calls])
 
 
 def meeting(*, steps: int) -> NDArray[np.int64]:

@@ -125,6 +125,7 @@ def test_a_killed_process_leaves_the_old_file(old: Path, pieces: int):
     write_small(old, seed=1)
     with open_b158(old) as file:
         assert file.verify() == ()
+    assert [path for path in old.parent.iterdir() if path != old] == []
 
 
 def test_a_mapped_file_survives_its_replacement(old: Path):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from configs.errors import UsageError
-from quant.kernels.ternary import plain
+from quant.cpu import Form
+from quant.kernels.table import OPERATIONS
 from quant.pool import Pool
 from quant.pool_kernels import STATE, UNSTARTED
 from quant.pool_system import Parking, parkings
@@ -73,19 +74,17 @@ def test_a_barrier_wakes_threads_that_sleep(parking: Parking) -> None:
         assert time.process_time() - before < 0.09
 
 
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    products = Products(count=5, rows=97 * 3, inputs=200)
-    found = []
+@pytest.mark.parametrize("tokens", [1, 21])
+@pytest.mark.parametrize("form", OPERATIONS["ternary_matmul"].forms)
+def test_results_do_not_depend_on_the_number_of_threads(form: Form, tokens: int) -> None:
+    kernel = OPERATIONS["ternary_matmul"].forms[form]
+    products = Products(count=5, rows=97 * 3, inputs=600, tokens=tokens, kernel=kernel)
     for num_threads in (1, 2, 3, 4):
         with Pool(chain, num_threads=num_threads) as pool:
             for _ in range(5):
                 products.poison()
                 pool.run(products.address)
-                found.append(products.results().tobytes())
-    products.poison()
-    for call in products.calls:
-        call.run(plain.matmul, 0, call.units)
-    assert set(found) == {products.results().tobytes()}
+                assert products.results().tobytes() == products.expected.tobytes()
 
 
 def test_an_idle_pool_uses_no_core() -> None:

@@ -1,6 +1,8 @@
 """The default number of threads, on machines made of folders."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from quant import pool_threads
 from quant.pool import Pool
 from quant.pool_threads import default_threads
 from tests.quant.pool_workers import meet
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -81,3 +85,9 @@ def test_a_pool_takes_the_default() -> None:
     with Pool(meet) as pool:
         expected = default_threads()
         assert (pool.num_threads, pool.reason) == (expected.count, expected.reason)
+
+
+def test_the_means_are_found_before_anything_is_compiled() -> None:
+    code = "from quant.pool_threads import default_threads; print(default_threads().reason)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == default_threads().reason

@@ -10,9 +10,10 @@ from typing import Any
 from quant.dotproduct import dot_pairs, dot_wide_pairs, settle
 from quant.jit import helper, kernel
 from quant.kernels.arguments import NUM_TOKENS, argument
+from quant.kernels.ternary.panel import AT_ONCE, SUMS_4, TOKENS_4, TOTALS_4, panel_tokens
 from quant.kernels.ternary.product import AHEAD, many_tokens, one_token
 from quant.lanes import join, pair_of, pick
-from quant.registers import f32x16, i16x16, i32x8, i32x16, tile
+from quant.registers import i16x16, i32x8, tile
 from quant.simd import (
     broadcast,
     broadcast_strided,
@@ -25,8 +26,7 @@ from quant.simd import (
 )
 
 CODES_PAIR, NARROW_PAIR = tile(i32x8, 4), tile(i16x16, 4)
-SUMS_4, TOTALS_4 = tile(i32x16, 4), tile(f32x16, 4)
-TOKENS_4, NARROW_4 = tile(i32x8, 4), tile(i16x16, 4)
+NARROW_4 = tile(i16x16, 4)
 
 
 @helper
@@ -50,7 +50,7 @@ def pair_sums(w: int, q: int, start: int) -> Any:
 
 @helper
 def tile_sums(kind: Any, w: int, q: int, q_stride: int, start: Any) -> Any:
-    """Four tokens, whatever the kind: with 16 registers there is no room for more."""
+    """Four tokens, whatever the kind."""
     low, high = zeros(NARROW_4), zeros(NARROW_4)
     field = splat(i32x8, 0x03030303)
     for t in range(4):
@@ -66,7 +66,8 @@ def tile_sums(kind: Any, w: int, q: int, q_stride: int, start: Any) -> Any:
 
 @kernel
 def matmul(arguments: int, first: int, last: int) -> None:
+    in_panels = panel_tokens(arguments, first, last)
     for pair in range(first, last):
-        token = many_tokens(tile_sums, SUMS_4, TOTALS_4, 4, arguments, pair, 0)
+        token = many_tokens(tile_sums, SUMS_4, TOTALS_4, AT_ONCE, arguments, pair, in_panels)
         for alone in range(token, argument(arguments, NUM_TOKENS)):
             one_token(pair_sums, arguments, pair, alone)

@@ -107,6 +107,22 @@ def test_a_damaged_file_is_compiled_again(program: Callable[..., str], tmp_path:
         assert file.read_bytes() == whole or COMPILED not in program()
 
 
+def test_nothing_is_written_beside_the_sources(program: Callable[..., str], tmp_path: Path) -> None:
+    """An install may be read-only; root may write anywhere, so the files are counted too."""
+    folders = [tmp_path / package for package in ("configs", "quant")]
+    before = {path for folder in folders for path in folder.rglob("*")}
+    places = [path for path in before if path.is_dir()] + folders
+    for place in places:
+        place.chmod(0o555)
+    try:
+        assert COMPILED in program(PYTHONDONTWRITEBYTECODE="1")
+        assert COMPILED not in program(PYTHONDONTWRITEBYTECODE="1"), "its code was kept elsewhere"
+        assert {path for folder in folders for path in folder.rglob("*")} == before
+    finally:
+        for place in places:
+            place.chmod(0o755)
+
+
 def test_a_cache_that_cannot_be_written_moves_to_a_temporary_folder(
     program: Callable[..., str], tmp_path: Path
 ) -> None:

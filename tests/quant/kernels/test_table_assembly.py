@@ -36,3 +36,15 @@ def test_the_ternary_product_uses_the_dot_product_of_avx512(target: str) -> None
     assert many.count("{1to16}") == 64, "a token's inputs are broadcast from memory"
     assert "%zmm" in many
     assert "%rsp" not in many, "all sums stay in registers"
+
+
+@pytest.mark.parametrize("target", ["haswell", "znver3"] if CPUS else [])
+def test_the_ternary_product_of_avx2_keeps_its_sums_in_registers(target: str) -> None:
+    bodies = [body for _, body in loops(assembly("ternary_matmul", "avx2", target)) if "vpmaddubsw" in body]
+    unpacked = [body for body in bodies if "vpand" not in body]
+    in_place = max(bodies, key=lambda body: body.count("vpmaddubsw"))
+    assert [body.count("vpmaddubsw") for body in unpacked] == [8], "16 rows, 4 tokens, 4 inputs"
+    assert in_place.count("vpmaddubsw") == 32, "16 rows, 4 tokens, 16 inputs"
+    for body in (*unpacked, in_place):
+        assert body.count("vpbroadcastd") == body.count("vpmaddubsw") // 2, "a token's inputs serve 16 rows"
+        assert "%rsp" not in body

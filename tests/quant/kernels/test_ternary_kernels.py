@@ -13,7 +13,7 @@ from quant import fast, jit
 from quant.activations import QuantizedActivations, quantize_activations
 from quant.cpu import Form
 from quant.kernels.calls import ternary_call
-from quant.kernels.operation import difference
+from quant.kernels.operation import Kernel, difference
 from quant.kernels.table import OPERATIONS
 from quant.packing import PackedTernary, pack_ternary
 from quant.ternary import TernaryWeights, num_groups, ternary_matmul
@@ -56,7 +56,7 @@ def test_any_size_equals_the_reference(rows: int, inputs: int, tokens: int, seed
 @pytest.mark.parametrize(("form", "kernel"), FORMS)
 @pytest.mark.parametrize("weight", [-1, 1])
 @pytest.mark.parametrize("activation", [-1.0, 1.0])
-def test_the_largest_sums_do_not_overflow(form: Form, kernel: object, weight: int, activation: float) -> None:
+def test_the_largest_sums_do_not_overflow(form: Form, kernel: Kernel, weight: int, activation: float) -> None:
     weights, packed = matrix(np.full((32, 192), weight, dtype=np.int8))
     for tokens in (1, 20):
         acts = quantize_activations(np.full((tokens, 192), activation, dtype=np.float32))
@@ -67,7 +67,7 @@ def test_the_largest_sums_do_not_overflow(form: Form, kernel: object, weight: in
 
 
 @pytest.mark.parametrize(("form", "kernel"), FORMS)
-def test_the_integer_sums_are_exact(form: Form, kernel: object) -> None:
+def test_the_integer_sums_are_exact(form: Form, kernel: Kernel) -> None:
     rng = np.random.default_rng(1)
     codes = rng.integers(-1, 2, (64, 64), dtype=np.int8)
     weights = TernaryWeights(codes=codes, scales=np.ones((64, 1), dtype=np.float16), group_size=128)
@@ -84,7 +84,7 @@ def test_the_integer_sums_are_exact(form: Form, kernel: object) -> None:
 
 
 @pytest.mark.parametrize(("form", "kernel"), FORMS)
-def test_tokens_together_equal_tokens_alone(form: Form, kernel: object) -> None:
+def test_tokens_together_equal_tokens_alone(form: Form, kernel: Kernel) -> None:
     _, packed = matrix(np.random.default_rng(2).integers(-1, 2, (96, 448), dtype=np.int8))
     acts = some_tokens(37, 448)
     together = ternary_call(packed, acts)
@@ -95,31 +95,32 @@ def test_tokens_together_equal_tokens_alone(form: Form, kernel: object) -> None:
         assert not difference((together.y[token : token + 1],), (alone.y,)), f"{form}, token {token}"
 
 
+@pytest.mark.parametrize(("form", "kernel"), FORMS)
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
-def test_threads_share_the_rows(threads: int) -> None:
-    weights, packed = matrix(np.random.default_rng(3).integers(-1, 2, (330, 448), dtype=np.int8))
-    acts = some_tokens(5, 448)
-    kernel = OPERATIONS["ternary_matmul"].forms["plain"]
+def test_threads_share_the_rows(threads: int, form: Form, kernel: Kernel) -> None:
+    weights, packed = matrix(np.random.default_rng(3).integers(-1, 2, (330, 576), dtype=np.int8))
+    acts = some_tokens(21, 576)
     call = ternary_call(packed, acts)
     call.y[...] = np.nan
     bounds = [call.units * part // threads for part in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda part: call.run(kernel, bounds[part], bounds[part + 1]), range(threads)))
-    assert not difference((call.y[:, :330],), (ternary_matmul(weights, acts),))
-
-
-def test_what_lies_beside_the_part_is_not_touched() -> None:
-    _, packed = matrix(np.random.default_rng(4).integers(-1, 2, (160, 64), dtype=np.int8))
-    call = ternary_call(packed, some_tokens(3, 64))
-    call.y[...] = 7.5
-    call.run(OPERATIONS["ternary_matmul"].forms["plain"], 1, 3)
-    assert (call.y[:, :32] == 7.5).all()
-    assert (call.y[:, 96:] == 7.5).all()
-    assert (call.y[:, 32:96] != 7.5).all()
+    assert not difference((call.y[:, :330],), (ternary_matmul(weights, acts),)), form
 
 
 @pytest.mark.parametrize(("form", "kernel"), FORMS)
-def test_nothing_is_fused_and_no_library_is_called(form: Form, kernel: object) -> None:
+def test_what_lies_beside_the_part_is_not_touched(form: Form, kernel: Kernel) -> None:
+    _, packed = matrix(np.random.default_rng(4).integers(-1, 2, (160, 64), dtype=np.int8))
+    call = ternary_call(packed, some_tokens(23, 64))
+    call.y[...] = 7.5
+    call.run(kernel, 1, 3)
+    assert (call.y[:, :32] == 7.5).all(), form
+    assert (call.y[:, 96:] == 7.5).all(), form
+    assert (call.y[:, 32:96] != 7.5).all(), form
+
+
+@pytest.mark.parametrize(("form", "kernel"), FORMS)
+def test_nothing_is_fused_and_no_library_is_called(form: Form, kernel: Kernel) -> None:
     text = jit.assembly(kernel)
     assert not re.findall(r"\bv?fn?m(?:add|sub|la|ls)\w*", text), form
     for function in ("__extendhfsf2", "__gnu_h2f_ieee", "rintf", "roundf", "fmaf"):
