@@ -69,7 +69,8 @@ def export_b158(
     The weights' file is whole or as it was; the files beside it follow once it is.
     """
     with open_checkpoint(checkpoint) as source:
-        words = collect_words(source.config, folder=source.folder, tokenizer=tokenizer, template=template)
+        words = collect_words(source.config, folders=source.words, tokenizer=tokenizer, template=template)
+        _check_words(words, source)
         path = _weights_path(Path(out), source.config)
         config = _packed_config(source.config, path=path, words=words, embedding_bits=embedding_bits)
         _check_destination(path, config, checkpoint=source.folder)
@@ -82,6 +83,16 @@ def export_b158(
             file.write(data)
     files = (path, *(path.parent / name for name in beside))
     return Exported(files=files, digest=digest, step=source.step, config=config, words=words)
+
+
+def _check_words(words: Words, source: Checkpoint) -> None:
+    """Refuse a tokenizer that is not the one of the training, where the checkpoint tells."""
+    tokenizer = words.tokenizer
+    if tokenizer is not None and source.tokenizer_digest not in (None, tokenizer.digest):
+        raise UsageError(
+            f"{source.folder} was trained with another tokenizer than {tokenizer.source}",
+            hint="Name the one of its training: --tokenizer FILE.",
+        )
 
 
 def _write_weights(

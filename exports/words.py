@@ -1,5 +1,6 @@
 """What goes beside packed weights so that a model can read and write text: tokenizer and chat template."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,10 +41,10 @@ class Words:
 
 
 def collect_words(
-    config: ModelConfig, *, folder: Path, tokenizer: Path | str | None, template: Path | None
+    config: ModelConfig, *, folders: Sequence[Path], tokenizer: Path | str | None, template: Path | None
 ) -> Words:
-    """The words named, else those of the checkpoint's `folder`; none where nothing is named or found."""
-    source = find_tokenizer(config, folder) if tokenizer is None else tokenizer
+    """The words named, else those of the checkpoint's `folders`; none where nothing is named or found."""
+    source = find_tokenizer(config, *folders) if tokenizer is None else tokenizer
     if source is None:
         if template is not None:
             raise TokenizerError(
@@ -62,8 +63,8 @@ def collect_words(
         files[name] = path.read_bytes()
         if path.with_name(SIDE_NAME).is_file():
             files[SIDE_NAME] = path.with_name(SIDE_NAME).read_bytes()
-    if template is None and (folder / TEMPLATE_NAME).is_file():
-        template = folder / TEMPLATE_NAME
+    if template is None:
+        template = next((found for folder in folders if (found := folder / TEMPLATE_NAME).is_file()), None)
     if template is not None:
         text = read_template(template, opened).source
         files[TEMPLATE_NAME] = text.encode()
@@ -71,10 +72,11 @@ def collect_words(
     return Words(tokenizer=opened, tokenizer_name=name, metadata=metadata, files=files)
 
 
-def find_tokenizer(config: ModelConfig, folder: Path) -> Path | None:
-    """The tokenizer in a checkpoint's folder, by the config's name for it or a usual one."""
+def find_tokenizer(config: ModelConfig, *folders: Path) -> Path | None:
+    """The tokenizer in a checkpoint's folders, by the config's name for it or a usual one."""
     names = (config.files.tokenizer, *FILES_OF_A_FOLDER)
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    places = (folder / name for folder in folders for name in names)
+    return next((file for file in places if file.is_file()), None)
 
 
 def _name_of(config: ModelConfig, kind: TokenizerKind) -> str:

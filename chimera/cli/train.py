@@ -3,12 +3,13 @@
 import argparse
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from chimera.train.phases import DEFAULTS
 from chimera.train.schedule import ScheduleKind
-from configs.errors import EXIT_DONE, MissingExtra, UsageError
+from configs.errors import EXIT_DONE, EXIT_INTERRUPTED, MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from chimera.train.outcome import Outcome
@@ -48,7 +49,14 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--resume", action="store_true", help="go on with the run in that folder, if there is one"
     )
-    files.add_argument(
+    begin = files.add_mutually_exclusive_group()
+    begin.add_argument(
+        "--init",
+        metavar="MODEL",
+        type=Path,
+        help="begin with the weights of a trained model, as later phases do: its folder, or that of a run",
+    )
+    begin.add_argument(
         "--pack", metavar="FILE", type=Path, help="begin with the weights and the place of a resume pack"
     )
     words = files.add_mutually_exclusive_group()
@@ -127,11 +135,13 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, and say where the model is."""
     _need_torch()
+    _let_threads_sleep()
     _check(args)
     from rich.console import Console
 
     from chimera.model import build
     from chimera.train.display import display_for
+    from chimera.train.initial import Initial
     from chimera.train.loop import train
     from chimera.train.machine import set_threads
     from chimera.train.settings import settings_of
@@ -140,6 +150,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config)
     settings = settings_of(config, phase=args.phase, wishes=wishes_of(args))
+    initial = None if args.init is None else Initial.of(args.init)
     # What cannot be built is refused before hours go into its data.
     build(config, device="meta")
     if settings.threads is not None:
@@ -155,7 +166,9 @@ def run(args: argparse.Namespace) -> int:
             out=args.out,
             tokenizer=args.tokenizer,
             train_tokenizer=args.train_tokenizer,
-            beside=Path(args.config),
+            # A model that was trained before has learnt its own words.
+            beside=Path(args.config) if initial is None else initial.folder,
+            initial=initial,
             resume=args.resume,
             pack=args.pack,
             time_limit_s=args.time_limit,
@@ -163,7 +176,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if speaks:
         _print(outcome, as_json=args.json)
-    return EXIT_DONE
+    return EXIT_INTERRUPTED if outcome.interrupted and not outcome.complete else EXIT_DONE
 
 
 def wishes_of(args: argparse.Namespace) -> "Wishes":
@@ -178,6 +191,14 @@ def wishes_of(args: argparse.Namespace) -> "Wishes":
 def _need_torch() -> None:
     if importlib.util.find_spec("torch") is None:
         raise MissingExtra(package="torch", extra="train", purpose="training")
+
+
+def _let_threads_sleep() -> None:
+    """Threads of PyTorch that wait for each other sleep. It is read once, when PyTorch is loaded.
+
+    As PyTorch comes, they spin: on two cores that five programs share, a step then took ten times as long.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chimera.train.folders import make_folder, sweep
+from chimera.train.folders import make_folder
 from chimera.train.sealed import read_sealed, verify_sealed, write_sealed
 from chimera.train.tree_codec import from_json, to_json
 from configs.errors import ChimeraError, ModelError, UsageError
-from quant.atomic import atomic_file
+from quant.atomic import atomic_file, sweep_unfinished
 
 FORMAT = "chimera-checkpoint"
 FORMAT_VERSION = "1"
@@ -45,7 +45,7 @@ def save(folder: Path | str, state: Mapping[str, Any], *, step: int, keep: int =
     metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": str(step), "tree": tree}
     with _named_errors(path):
         make_folder(path.parent)
-        sweep(path.parent, names="step-*")
+        sweep_unfinished(path.parent, names="step-*")
         _make_way(path.parent, step=step)
         with atomic_file(path) as file:
             write_sealed(file, tensors, metadata=metadata)

@@ -96,7 +96,7 @@ class LiveDisplay:
             self._live.console.print(Text(alarm, style="bold red"))
         now = self._clock()
         if news or now - self._shown_at >= LIVE_SECONDS or reading.step >= reading.num_steps:
-            self._live.update(_picture(reading), refresh=True)
+            self._live.update(_picture(reading, width=self._live.console.width), refresh=True)
             self._shown_at = now
 
     def say(self, text: str) -> None:
@@ -113,7 +113,7 @@ class LiveDisplay:
         self._live.stop()
 
 
-def _picture(reading: Reading) -> Group:
+def _picture(reading: Reading, *, width: int) -> Group:
     """The bar with how far it is, and below it the figures, one that alarms in red."""
     done = reading.step / reading.num_steps
     row = Table.grid(padding=(0, 1), expand=True)
@@ -133,4 +133,13 @@ def _picture(reading: Reading) -> Group:
     if reading.expert_violation is not None:
         style = "bold red" if reading.unbalanced else "dim"
         cells.append(Text(f"busiest expert +{reading.expert_violation:.0%}", style=style))
-    return Group(row, Text("  ").join(cells))
+    return Group(row, Text("  ").join(_fitting(cells, width)))
+
+
+def _fitting(cells: list[Text], width: int) -> list[Text]:
+    """The cells that a line holds; what a person misses least goes first, and an alarm never."""
+    for word in ("rate", "MFU", "busiest", "GB", "MB", "gradient"):
+        if sum(len(cell) + 2 for cell in cells) - 2 <= width:
+            break
+        cells = [cell for cell in cells if word not in cell.plain or "red" in str(cell.style)]
+    return cells

@@ -1,4 +1,4 @@
-"""Folders that are still there after a power cut, and swept of what killed writers left in them."""
+"""Folders that are still there after a power cut."""
 
 import os
 from pathlib import Path
@@ -14,9 +14,3 @@ def make_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def sweep(folder: Path, *, names: str) -> None:
-    """Remove unfinished files of the given names; only the one writer of a folder may do it."""
-    for left in folder.glob(f".{names}.partial"):
-        left.unlink(missing_ok=True)

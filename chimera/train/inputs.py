@@ -110,6 +110,11 @@ def _tokenizer(
             say(f"learning a vocabulary of {vocabulary:,}")
             learnt.parent.mkdir(parents=True, exist_ok=True)
             train_tokenizer(sources_of(data), vocab_size=vocabulary, path=learnt)
+        elif (found := open_tokenizer(learnt).vocab_size) != vocabulary:
+            raise UsageError(
+                f"{learnt} was learnt before, with {found:,} words instead of {vocabulary:,}",
+                hint="Name another --out, or remove that file if no run needs it.",
+            )
         return learnt
     if beside is not None and beside.exists():
         folder = beside if beside.is_dir() else beside.parent

@@ -21,6 +21,8 @@ class Outcome:
     """Of the last step; None where no step was left to take."""
     validation: Score | None
     seconds: float
+    interrupted: bool = False
+    """Whether somebody asked for an end."""
     plots: tuple[Path, ...] = ()
 
     @property
@@ -35,6 +37,7 @@ class Outcome:
             "step": self.step,
             "num_steps": self.num_steps,
             "complete": self.complete,
+            "interrupted": self.interrupted,
             "tokens": self.tokens,
             "loss": self.loss,
             "validation": None if self.validation is None else self.validation.as_json(),
@@ -49,6 +52,8 @@ class Outcome:
         lines = [f"{how_far}: {self.tokens:,} tokens in {duration(self.seconds)}{loss}"]
         if self.validation is not None:
             lines.append(f"validation: {self.validation.bits_per_byte:.4f} bits per byte")
+            if len(self.validation.by_source) > 1:
+                lines += [f"  {name}: {bits:.4f}" for name, bits in self.validation.by_source.items()]
         lines.append(f"model: {self.model}")
         lines += [f"curve: {path}" for path in self.plots]
         if not self.complete:

@@ -34,13 +34,17 @@ def plot_run(log: Path, folder: Path, *, title: str) -> list[Path]:
     curves, label = curves_of(read_log(log))
     if not curves:
         return []
-    svg = folder / "loss.svg"
+    return draw(folder / "loss", curves, title=title, x_label="tokens", y_label=label)
+
+
+def draw(path: Path, curves: Sequence["Curve"], *, title: str, x_label: str, y_label: str) -> list[Path]:
+    """Write a picture of some curves, `path` with the suffix of each of its forms; the files written."""
+    svg, png = path.with_suffix(".svg"), path.with_suffix(".png")
     with atomic_file(svg) as file:
-        file.write(svg_of(curves, title=title, x_label="tokens", y_label=label).encode())
+        file.write(svg_of(curves, title=title, x_label=x_label, y_label=y_label).encode())
     if importlib.util.find_spec("matplotlib") is None:
         return [svg]
-    png = folder / "loss.png"
-    _write_png(png, curves, title=title, x_label="tokens", y_label=label)
+    _write_png(png, curves, title=title, x_label=x_label, y_label=y_label)
     return [svg, png]
 
 

@@ -6,6 +6,7 @@ thirds of a checkpoint and come back within a short warm-up, so they stay behind
 not bit for bit, where the run was.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from configs.inventory import tensors
 from configs.load import parse_config, to_json
 from configs.schema.model import ModelConfig
 from configs.strict_json import parse_object
-from quant.atomic import atomic_file
+from quant.atomic import atomic_file, sweep_unfinished
 
 FORMAT = "chimera-resume-pack"
 FORMAT_VERSION = "1"
@@ -89,6 +90,7 @@ def save_pack(
         "config": to_json(model.config),
     }
     try:
+        sweep_unfinished(path.parent, names=f"{glob.escape(path.name)}*")
         with tempfile.TemporaryFile(dir=path.parent) as whole:
             write_sealed(whole, _packed(model), metadata=metadata)
             num_bytes = whole.seek(0, os.SEEK_END)

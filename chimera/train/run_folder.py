@@ -4,6 +4,7 @@
     run.json      the config and settings that the run was begun with; nobody edits it
     config.json   the config again, where every other program looks for it
     checkpoints/  see `chimera.train.checkpoint`
+    model/        the tokenizer, and the trained model once the run has ended
 
 A run goes on only with what it was begun with. What may change, such as how often a line is logged, is named
 by the caller.
@@ -14,24 +15,25 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from chimera.train.differences import Difference, differences, is_under, report
 from chimera.train.folder_lock import NAME as LOCK_NAME
 from chimera.train.folder_lock import FolderLock
-from chimera.train.folders import make_folder, sweep
+from chimera.train.folders import make_folder
 from configs.codec import encode
 from configs.errors import ChimeraError, ModelError, UsageError
 from configs.load import build_config, load_config, to_json
 from configs.schema.model import ModelConfig
 from configs.strict_json import parse_object
-from quant.atomic import atomic_file
+from quant.atomic import atomic_file, sweep_unfinished
 
 FORMAT = "chimera-run"
 FORMAT_VERSION = 1
 RECORD_NAME = "run.json"
 CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
+MODEL_NAME = "model"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +68,7 @@ class RunFolder:
             make_folder(path)
             lock = FolderLock(path)
             try:
-                sweep(path, names="*.json.*")
+                sweep_unfinished(path, names="*.json")
                 is_new = not (path / RECORD_NAME).exists()
                 changed = () if is_new else _compare(path, config, settings, may_change)
                 if is_new:
@@ -115,13 +117,18 @@ def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     return dict(parse_object(text, source="the settings of the run", error=UsageError))
 
 
-def _compare(
-    path: Path, config: ModelConfig, settings: Mapping[str, Any], may_change: Collection[str]
-) -> tuple[Difference, ...]:
-    """The settings that differ and may; all others are refused, and so is any change of the config."""
+class Record(NamedTuple):
+    """What a run was begun with."""
+
+    config: ModelConfig
+    settings: Mapping[str, Any]
+
+
+def read_record(path: Path) -> Record:
+    """The record of a run's folder."""
     record_path = path / RECORD_NAME
     record = parse_object(record_path.read_bytes(), source=str(record_path), error=ModelError)
-    began_config, began_settings = record.get("config"), record.get("settings")
+    config, settings = record.get("config"), record.get("settings")
     kind = record.get("format"), record.get("format_version")
     if kind != (FORMAT, FORMAT_VERSION):
         raise ModelError(
@@ -129,10 +136,18 @@ def _compare(
             f" version {FORMAT_VERSION}",
             hint="If a newer version wrote the file, update: pip install --upgrade chimera-edge",
         )
-    if not isinstance(began_config, dict) or not isinstance(began_settings, dict):
+    if not isinstance(config, dict) or not isinstance(settings, dict):
         raise ModelError(f"{record_path}: the config or the settings are missing")
     # Built anew, so that keys which came into the schema since have their defaults.
-    began = encode(build_config(began_config, source=f"{record_path} (config)"))
+    return Record(build_config(config, source=f"{record_path} (config)"), settings)
+
+
+def _compare(
+    path: Path, config: ModelConfig, settings: Mapping[str, Any], may_change: Collection[str]
+) -> tuple[Difference, ...]:
+    """The settings that differ and may; all others are refused, and so is any change of the config."""
+    record = read_record(path)
+    began, began_settings = encode(record.config), record.settings
     changed = differences(began_settings, settings)
     wrong = {
         "the config was edited": differences(began, encode(config)),

@@ -162,7 +162,7 @@ def settings_of(
     """The settings of a phase: what the caller wishes, else what the config says, else the defaults."""
     wishes = wishes or Wishes()
     given = phase_of(config, phase)
-    notes: list[str] = []
+    notes = _not_taken_up(config)
     device = device_of(wishes.device)
     stages = stages_of(given, seq_len=wishes.seq_len, lr=wishes.lr)
     _check_lengths(config, stages)
@@ -264,6 +264,19 @@ def _bf16(config: ModelConfig, wishes: Wishes, device: torch.device, notes: list
         notes.append(f"this {device.type.upper()} has no bfloat16 products: they stay float32")
         return False
     return True
+
+
+def _not_taken_up(config: ModelConfig) -> list[str]:
+    """What the config asks of training and is not built; what is done in any case is no news."""
+    switches = config.ternary_compute.implemented_optimizations
+    asked = {
+        "ipex_integration": switches.ipex_integration.on,
+        "zero_multiply_forward": switches.zero_multiply_forward.on,
+        "sparse_grad_w_masking": switches.sparse_grad_w_masking.on,
+        "training.distillation_init": config.training.distillation_init.enabled,
+    }
+    names = ", ".join(name for name, on in asked.items() if on)
+    return [f"the config asks for what training does not do yet: {names}"] if names else []
 
 
 def _check_lengths(config: ModelConfig, stages: Sequence[Stage]) -> None:

@@ -25,15 +25,16 @@ from chimera.mixers.packing import Packing
 from chimera.model import ChimeraForCausalLM, ExpertControl, ModelState
 from chimera.train.carried import detached, num_rows, rounds_of
 from chimera.train.graphed import Graphed
+from chronos_moe.anchor import RouterAnchor
 from chronos_moe.checkpointing import keep_routing
 from chronos_moe.feed_forward import MoEFeedForward
 from chronos_moe.objective import routing_loss
 from chronos_moe.pairs import Segments
-from chronos_moe.passes import counts_by_layer
+from chronos_moe.passes import RoutingPass, counts_by_layer
 from chronos_moe.soft_gate import draw_available
 from configs.errors import UsageError
 
-TERMS = ("balance", "temporal", "lookahead")
+TERMS = ("balance", "temporal", "lookahead", "anchor")
 """Routing losses, as they are logged; one of weight 0 is not computed."""
 
 
@@ -90,14 +91,19 @@ class TrainStep:
         grad_clip: float | None,
         seed: int,
         options: StepOptions = StepOptions(),  # noqa: B008 - a constant
+        anchor: RouterAnchor | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self.anchor = model, optimizer, anchor
         self.grad_clip, self.seed, self.options, self.group = grad_clip, seed, options, group
         self.moe = model.config.backbone.moe
         self.moe_layers = list(self.moe.layers) if self.moe.enabled else []
         self.terms = tuple(
-            name for name in TERMS if self.moe_layers and getattr(model.config.chronos, f"lambda_{name}")
+            name
+            for name in TERMS
+            if self.moe_layers
+            and getattr(model.config.chronos, f"lambda_{name}")
+            and (name != "anchor" or anchor is not None)
         )
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
@@ -202,8 +208,15 @@ class TrainStep:
                 segments=segments,
             )
             loss = loss + routing.total * self._share
+            terms = dict(routing.terms)
+            if self.anchor is not None:
+                inputs = batch.ids_BT, state, packing, rounds
+                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.bf16):
+                    distance = self.anchor(output.routing, *inputs, mask_BT=segments.mask_BT)
+                loss = loss + self.model.config.chronos.lambda_anchor * distance * self._share
+                terms["anchor"] = distance.detach()
             for place, name in enumerate(self.terms, start=1):
-                self._sums[place] += routing.terms[name] * self._share
+                self._sums[place] += terms[name] * self._share
             self._counts += counts_by_layer(
                 output.routing,
                 layers=self.moe_layers,
@@ -276,6 +289,22 @@ class TrainStep:
         if self._world > 1:
             dist.all_reduce(counts, group=self.group)
         return counts.cpu()
+
+
+def anchor_of(model: ChimeraForCausalLM) -> RouterAnchor | None:
+    """The tie of the routing to that of a model as it is now, if the config wants one.
+
+    To be asked before `prepare`, whose changes to the blocks are not for copies.
+    """
+    moe = model.config.backbone.moe
+    wanted = moe.enabled and moe.layers and model.config.chronos.lambda_anchor
+    return RouterAnchor(model, run_routing=_routing) if wanted else None
+
+
+def _routing(
+    model: ChimeraForCausalLM, ids_BT: Tensor, state: ModelState | None, packing: Packing | None, rounds: int
+) -> Sequence[RoutingPass]:
+    return model(ids_BT, state=state, packing=packing, rounds=rounds, keep_state=False).routing
 
 
 def prepare(model: ChimeraForCausalLM, *, compile: bool, checkpointing: bool) -> None:

@@ -33,12 +33,12 @@ class Workers:
             dist.barrier()
         return make() if made is None else made
 
-    def agreed(self, verdict: bool) -> bool:
-        """The first worker's verdict, for all."""
+    def any_says(self, verdict: bool) -> bool:
+        """Whether any worker says so; every worker must ask."""
         if self.count == 1:
             return verdict
         word = torch.tensor([int(verdict)], device=self.device)
-        dist.broadcast(word, src=0)
+        dist.all_reduce(word, op=dist.ReduceOp.MAX)
         return bool(word.item())
 
     def all_rows(self, tensor_BX: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class MixtureOfExperts:
         Routing, Key("Sigmoid scores balanced by a bias on the selection, or softmax scores", "works")
     ] = "noaux_bias"
     bias_update_rate: Annotated[
-        float, Key("Step of the balancing bias after each optimiser step", "planned", low=0.0, high=1.0)
+        float, Key("Step of the balancing bias after each optimiser step", "works", low=0.0, high=1.0)
     ] = 1e-3
     lookahead_steps: Annotated[
         int,

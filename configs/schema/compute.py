@@ -10,7 +10,7 @@ STATUS = Form(r"(IMPLEMENTED|PLANNED|OFF)\b.*", "IMPLEMENTED, PLANNED or OFF, th
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Switch:
-    """One technique. It is on when its status begins with IMPLEMENTED."""
+    """One technique that nothing takes up yet. It is on when its status begins with IMPLEMENTED."""
 
     NOTES: ClassVar[frozenset[str]] = frozenset(
         {"description", "benefit", "limitation", "implementation", "note"}
@@ -27,40 +27,51 @@ class Switch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WorkingSwitch(Switch):
+    """One technique that `chimera train` takes up. It is on when its status begins with IMPLEMENTED."""
+
+    status: Annotated[
+        str, Key("IMPLEMENTED, PLANNED or OFF, with any remark after it", "works", form=STATUS)
+    ] = "OFF"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Optimizations:
     """Techniques of training and packing."""
 
     mezo_optimizer: Annotated[Switch, Key("Fine-tuning by forward passes alone", "planned")] = field(
         default_factory=Switch
     )
-    bf16_autocast: Annotated[Switch, Key("Products in bfloat16 while training", "planned")] = field(
+    bf16_autocast: Annotated[WorkingSwitch, Key("Products in bfloat16 while training", "works")] = field(
+        default_factory=WorkingSwitch
+    )
+    torch_compile: Annotated[WorkingSwitch, Key("Compile each block", "works")] = field(
+        default_factory=WorkingSwitch
+    )
+    parallel_mlstm: Annotated[Switch, Key("The mLSTM by chunks while training: always", "planned")] = field(
         default_factory=Switch
     )
-    torch_compile: Annotated[Switch, Key("Compile each block", "planned")] = field(default_factory=Switch)
-    parallel_mlstm: Annotated[Switch, Key("The mLSTM by chunks while training", "planned")] = field(
+    parallel_titans_mac: Annotated[Switch, Key("Titans by a scan while training: always", "planned")] = field(
         default_factory=Switch
     )
-    parallel_titans_mac: Annotated[Switch, Key("Titans by a scan while training", "planned")] = field(
+    sort_based_moe: Annotated[Switch, Key("Tokens sorted by expert: always", "planned")] = field(
         default_factory=Switch
     )
-    sort_based_moe: Annotated[Switch, Key("Tokens sorted by expert", "planned")] = field(
-        default_factory=Switch
-    )
-    gradient_checkpointing: Annotated[Switch, Key("Recompute blocks instead of keeping them", "planned")] = (
-        field(default_factory=Switch)
-    )
-    cpu_thread_tuning: Annotated[Switch, Key("Threads and affinity set for training", "planned")] = field(
-        default_factory=Switch
+    gradient_checkpointing: Annotated[
+        WorkingSwitch, Key("Recompute blocks instead of keeping them", "works")
+    ] = field(default_factory=WorkingSwitch)
+    cpu_thread_tuning: Annotated[WorkingSwitch, Key("As many threads as cores while training", "works")] = (
+        field(default_factory=WorkingSwitch)
     )
     ipex_integration: Annotated[Switch, Key("Intel's extension where it works", "planned")] = field(
         default_factory=Switch
     )
-    ternary_qat_ste: Annotated[Switch, Key("Ternary weights while training", "planned")] = field(
-        default_factory=Switch
-    )
-    two_bit_packed_weights: Annotated[Switch, Key("Weights packed four to a byte", "planned")] = field(
-        default_factory=Switch
-    )
+    ternary_qat_ste: Annotated[
+        Switch, Key("Ternary weights while training: always, unless the command asks otherwise", "planned")
+    ] = field(default_factory=Switch)
+    two_bit_packed_weights: Annotated[
+        Switch, Key("Weights packed four to a byte: always, in packed files", "planned")
+    ] = field(default_factory=Switch)
     zero_multiply_forward: Annotated[
         Switch, Key("Products from unpacked codes while training", "planned")
     ] = field(default_factory=Switch)
@@ -78,6 +89,6 @@ class TernaryCompute:
 
     NOTES: ClassVar[frozenset[str]] = frozenset({"thesis", "not_implemented", "realistic_performance"})
 
-    implemented_optimizations: Annotated[Optimizations, Key("The switches", "planned")] = field(
+    implemented_optimizations: Annotated[Optimizations, Key("The switches", "works")] = field(
         default_factory=Optimizations
     )

@@ -33,7 +33,7 @@ class Looping:
         float, Key("Bound that the decay keeps by its form", "carried", low=0.0, high=1.0)
     ] = 1.0
     depth_selection: Annotated[
-        Literal["stochastic_per_sequence", "fixed"], Key("How training draws the rounds", "planned")
+        Literal["stochastic_per_sequence", "fixed"], Key("How training draws the rounds", "works")
     ] = "stochastic_per_sequence"
     adaptive_exit_threshold: Annotated[
         float,

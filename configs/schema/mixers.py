@@ -25,9 +25,9 @@ class GatedDeltaNet:
         int | None,
         Key("Keys and values a head, the head size unless named", "works", unit="channels", low=8, high=256),
     ] = None
-    chunkwise_parallel: Annotated[bool, Key("Train by chunks, not token by token", "planned")] = True
+    chunkwise_parallel: Annotated[bool, Key("Train by chunks, not token by token: always", "planned")] = True
     chunk_size: Annotated[
-        int, Key("Tokens of a chunk in training", "planned", unit="tokens", low=1, high=4096)
+        int, Key("Tokens of a chunk in training", "works", unit="tokens", low=1, high=4096)
     ] = 64
     key_norm: Annotated[Literal["l2"], Key("Norm of keys and queries", "carried")] = "l2"
     conv_size: Annotated[
@@ -68,7 +68,7 @@ class Xlstm:
         Literal["max_stabilized"], Key("How the normaliser is kept in range", "carried")
     ] = "max_stabilized"
     chunk_size: Annotated[
-        int, Key("Tokens of a chunk in training", "planned", unit="tokens", low=1, high=4096)
+        int, Key("Tokens of a chunk in training", "works", unit="tokens", low=1, high=4096)
     ] = 64
     conv_size: Annotated[
         int,

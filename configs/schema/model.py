@@ -107,10 +107,10 @@ class ModelConfig:
     ] = True
     vocab_size: Annotated[int, Key("Tokens of the vocabulary", "works", unit="tokens", low=2, high=2**24)]
     max_position_embeddings: Annotated[
-        int, Key("Bookkeeping limit of a stream's length", "planned", unit="tokens", low=1)
+        int, Key("Longest row that training takes", "works", unit="tokens", low=1)
     ] = 4_194_304
     tie_word_embeddings: Annotated[Literal[True], Key("One matrix for embedding and head", "carried")] = True
-    torch_dtype: Annotated[TorchDtype, Key("Type of products while training", "planned")] = "bfloat16"
+    torch_dtype: Annotated[TorchDtype, Key("Type of products while training", "works")] = "bfloat16"
     use_cache: Annotated[
         bool, Key("Asks for a growing cache; there is none, and state is always kept", "carried")
     ] = False
@@ -141,12 +141,12 @@ class ModelConfig:
         default_factory=lambda: dict[str, Mode]()
     )
     generation: Annotated[Generation, Key("Sampling", "planned")] = field(default_factory=Generation)
-    training: Annotated[Training, Key("Learning", "planned")] = field(default_factory=Training)
-    chronos: Annotated[Chronos, Key("Losses of the experts", "planned")] = field(default_factory=Chronos)
+    training: Annotated[Training, Key("Learning", "works")] = field(default_factory=Training)
+    chronos: Annotated[Chronos, Key("Losses of the experts", "works")] = field(default_factory=Chronos)
     byte_level: Annotated[ByteLevel, Key("Bytes", "planned")] = field(default_factory=ByteLevel)
     memory_budget_mb: Annotated[MemoryBudget | None, Key("Stated memory by parts", "works")] = None
     deployment: Annotated[Deployment, Key("Streams", "works")] = field(default_factory=Deployment)
-    diagnostics: Annotated[Diagnostics, Key("Reports", "planned")] = field(default_factory=Diagnostics)
+    diagnostics: Annotated[Diagnostics, Key("Reports", "works")] = field(default_factory=Diagnostics)
     context_tiers: Annotated[tuple[ContextTier, ...], Key("Stated stores of the past", "works")] = ()
     multimodal: Annotated[Multimodal, Key("Pictures and sound", "planned")] = field(
         default_factory=Multimodal
@@ -155,7 +155,7 @@ class ModelConfig:
     files: Annotated[Files, Key("Files", "works")] = field(default_factory=Files)
     params: Annotated[StatedParams | None, Key("Stated parameters", "works")] = None
     ternary_compute: Annotated[
-        TernaryCompute, Key("Switches of training and packing", "planned", json="P3_ternary_compute")
+        TernaryCompute, Key("Switches of training and packing", "works", json="P3_ternary_compute")
     ] = field(default_factory=TernaryCompute)
 
     @property

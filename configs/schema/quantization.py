@@ -54,7 +54,7 @@ class Quantization:
         ),
     ] = 128
     activation_bits: Annotated[Literal[8], Key("Bits of a quantised activation", "carried", unit="bits")] = 8
-    activation_method: Annotated[ActivationMethod, Key("What shares one activation scale", "planned")] = (
+    activation_method: Annotated[ActivationMethod, Key("What shares one activation scale", "works")] = (
         "absmax_per_block"
     )
     activation_block_size: Annotated[

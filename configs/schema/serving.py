@@ -77,9 +77,7 @@ class Thresholds:
     max_cert_fail: Annotated[float, Key("Most certificates that fail", "planned", low=0.0, high=1.0)] = 0.05
     max_rollback: Annotated[float, Key("Most rollbacks", "planned", low=0.0, high=1.0)] = 0.02
     min_contrastive_benefit: Annotated[float, Key("Least gain of a memory", "planned")] = 0.0
-    max_moe_imbalance: Annotated[float, Key("Most load of an expert above the mean", "planned", low=0.0)] = (
-        0.15
-    )
+    max_moe_imbalance: Annotated[float, Key("Most load of an expert above the mean", "works", low=0.0)] = 0.15
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,27 +14,27 @@ ContextStage = tuple[int, Literal["main"]] | tuple[int, int, float]
 class Phase:
     """One stage of learning. A phase names the keys that it needs."""
 
-    name: Annotated[PhaseName, Key("Which stage it is", "planned")]
-    tokens: Annotated[str | None, Key("Tokens to learn from", "planned", unit="tokens", form=QUANTITY)] = None
+    name: Annotated[PhaseName, Key("Which stage it is", "works")]
+    tokens: Annotated[str | None, Key("Tokens to learn from", "works", unit="tokens", form=QUANTITY)] = None
     data: Annotated[str | tuple[str, ...] | None, Key("Names of data sets", "planned")] = None
-    seq_len: Annotated[int | None, Key("Tokens of a sequence", "planned", unit="tokens", low=1)] = None
-    batch_tokens: Annotated[str | None, Key("Tokens of a step", "planned", unit="tokens", form=QUANTITY)] = (
+    seq_len: Annotated[int | None, Key("Tokens of a sequence", "works", unit="tokens", low=1)] = None
+    batch_tokens: Annotated[str | None, Key("Tokens of a step", "works", unit="tokens", form=QUANTITY)] = None
+    optimizer: Annotated[Literal["AdamW"] | None, Key("Optimiser; there is one", "planned")] = None
+    lr: Annotated[float | None, Key("Highest learning rate", "works", low=0.0)] = None
+    schedule: Annotated[Schedule | None, Key("Course of the learning rate", "works")] = None
+    warmup_steps: Annotated[int | None, Key("Steps up to the highest rate", "works", unit="steps", low=0)] = (
         None
     )
-    optimizer: Annotated[Literal["AdamW"] | None, Key("Optimiser", "planned")] = None
-    lr: Annotated[float | None, Key("Highest learning rate", "planned", low=0.0)] = None
-    schedule: Annotated[Schedule | None, Key("Course of the learning rate", "planned")] = None
-    warmup_steps: Annotated[
-        int | None, Key("Steps up to the highest rate", "planned", unit="steps", low=0)
+    weight_decay: Annotated[float | None, Key("Decay of matrices", "works", low=0.0)] = None
+    grad_clip: Annotated[float | None, Key("Largest gradient norm", "works", low=0.0)] = None
+    ternary: Annotated[
+        Literal["native_qat_ste"] | None, Key("How ternary weights learn; there is one way", "planned")
     ] = None
-    weight_decay: Annotated[float | None, Key("Decay of matrices", "planned", low=0.0)] = None
-    grad_clip: Annotated[float | None, Key("Largest gradient norm", "planned", low=0.0)] = None
-    ternary: Annotated[Literal["native_qat_ste"] | None, Key("How ternary weights learn", "planned")] = None
     stages: Annotated[
         tuple[ContextStage, ...] | None,
-        Key("Lengths to grow through: tokens, then `main` or steps and learning rate", "planned"),
+        Key("Lengths to grow through: tokens, then `main` or steps and learning rate", "works"),
     ] = None
-    epochs: Annotated[float | None, Key("Passes over the data", "planned", unit="passes", low=0.0)] = None
+    epochs: Annotated[float | None, Key("Passes over the data", "works", unit="passes", low=0.0)] = None
     beta: Annotated[
         float | None, Key("Strength of the reference in preference learning", "planned", low=0.0)
     ] = None
@@ -54,7 +54,7 @@ class DistillationInit:
 class Training:
     """The stages of learning, in order."""
 
-    phases: Annotated[tuple[Phase, ...], Key("Stages", "planned")] = ()
+    phases: Annotated[tuple[Phase, ...], Key("Stages", "works")] = ()
     distillation_init: Annotated[DistillationInit, Key("Teacher", "planned")] = field(
         default_factory=DistillationInit
     )
@@ -64,15 +64,15 @@ class Training:
 class Chronos:
     """Weights of the losses that keep experts balanced, local and foreseeable."""
 
-    lambda_balance: Annotated[float, Key("Weight of the balance loss", "planned", low=0.0)] = 5e-4
+    lambda_balance: Annotated[float, Key("Weight of the balance loss", "works", low=0.0)] = 5e-4
     lambda_temporal: Annotated[
-        float, Key("Weight of the change of routing between tokens", "planned", low=0.0)
+        float, Key("Weight of the change of routing between tokens", "works", low=0.0)
     ] = 3e-3
-    lambda_lookahead: Annotated[float, Key("Weight of the lookahead router's loss", "planned", low=0.0)] = 0.1
+    lambda_lookahead: Annotated[float, Key("Weight of the lookahead router's loss", "works", low=0.0)] = 0.1
     lambda_anchor: Annotated[
-        float, Key("Weight of the router's tie to its reference", "planned", low=0.0)
+        float, Key("Weight of the tie of routing to that of the model begun with", "works", low=0.0)
     ] = 0.0
     expert_dropout: Annotated[
         float,
-        Key("Share of experts masked in training, so that the fallback learns", "planned", low=0.0, high=1.0),
+        Key("Share of experts masked in training, so that the fallback learns", "works", low=0.0, high=1.0),
     ] = 0.0

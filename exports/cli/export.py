@@ -1,4 +1,4 @@
-"""`chimera export`: a trained model in another form; so far packed, for our own runtime."""
+"""`chimera export`: a trained model in another form: packed for our runtime, or to be trained further."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import EXIT_DONE
+from configs.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
     from exports.b158 import Exported
@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The form, from where and to where, and what goes with the weights."""
     parser.add_argument(
-        "form", metavar="FORM", choices=("b158",), help="b158: packed ternary weights, for chimera-run"
+        "form",
+        metavar="FORM",
+        choices=("b158", "pack"),
+        help="b158: packed ternary weights, for chimera-run; pack: the weights of a run in bfloat16 and its "
+        "place in the data, for `chimera train --pack` on another machine",
     )
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
         type=Path,
-        help="a folder with config.json and model.safetensors, or that of a training run",
+        help="a folder with config.json and model.safetensors, that of a training run, or a resume pack",
     )
     parser.add_argument(
         "out",
@@ -53,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the model and say what was written."""
+    if args.form == "pack":
+        return _pack(args)
     exported = _export(args)
     if args.json:
         json.dump(report(exported), sys.stdout, indent=2, allow_nan=False)
@@ -67,6 +73,32 @@ def run(args: argparse.Namespace) -> int:
         print(f"  beside it {name}")
     if shown["tokenizer"] is None:
         print("  no tokenizer: --tokenizer FILE adds one, without which the model reads and writes no text")
+    return EXIT_DONE
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from chimera.train.pack_of_run import pack_of_run
+
+    given = [name for name in ("embedding_bits", "tokenizer", "template") if getattr(args, name) is not None]
+    if given:
+        raise UsageError(
+            f"--{given[0].replace('_', '-')} has no meaning for a resume pack", hint="Leave it out."
+        )
+    packed = pack_of_run(args.checkpoint, args.out)
+    num_bytes = sum(path.stat().st_size for path in packed.files)
+    if args.json:
+        answer = {
+            "files": [str(path) for path in packed.files],
+            "file_bytes": num_bytes,
+            "step": packed.step,
+            "tokens": packed.tokens,
+        }
+        json.dump(answer, sys.stdout, indent=2, allow_nan=False)
+        print()
+        return EXIT_DONE
+    for path in packed.files:
+        print(path)
+    print(f"  {num_bytes:,} bytes, step {packed.step:,} of the run, {packed.tokens:,} tokens")
     return EXIT_DONE
 
 

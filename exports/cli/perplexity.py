@@ -140,6 +140,7 @@ def _packed(args: argparse.Namespace) -> Generator[_Subject]:
 def _checkpoint(args: argparse.Namespace) -> Generator[_Subject]:
     from configs.text.template import ChatTemplate
     from configs.text.tokenizer import open_tokenizer
+    from exports.checkpoint import words_folders
     from exports.perplexity import open_scorer, use_threads
     from exports.words import find_tokenizer
     from runtime.model_folder import TEMPLATE_NAME, check_vocabulary, read_template
@@ -147,22 +148,23 @@ def _checkpoint(args: argparse.Namespace) -> Generator[_Subject]:
     use_threads(args.threads)
     scorer = open_scorer(args.model, rounds=args.rounds)
     config = scorer.model.config
-    source = args.tokenizer or find_tokenizer(config, args.model)
+    folders = words_folders(args.model)
+    source = args.tokenizer or find_tokenizer(config, *folders)
     if source is None:
         raise TokenizerError(
-            f"{args.model}: no tokenizer in this folder",
+            f"{args.model}: no tokenizer in or beside it",
             hint="Name the one of its training: --tokenizer FILE.",
         )
     tokenizer = open_tokenizer(source)
     check_vocabulary(tokenizer, config)
-    own = args.model / TEMPLATE_NAME
+    own = next((folder / TEMPLATE_NAME for folder in folders if (folder / TEMPLATE_NAME).is_file()), None)
     yield _Subject(
         scorer=scorer,
         computed_by="torch",
         config=config,
         tokenizer=tokenizer,
         template=lambda: (
-            read_template(own, tokenizer) if own.is_file() else ChatTemplate.of_tokenizer(tokenizer)
+            ChatTemplate.of_tokenizer(tokenizer) if own is None else read_template(own, tokenizer)
         ),
     )
 

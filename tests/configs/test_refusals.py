@@ -232,11 +232,6 @@ CONTRADICTIONS: dict[str, list[tuple[dict[str, Any], str, str]]] = {
     ],
     "check_quantization": [
         (named("quantization", group_size=192), "quantization.group_size", "192 is not a multiple of 128"),
-        (
-            named("quantization", activation_block_size=96),
-            "quantization.group_size",
-            "128 is not a multiple of activation_block_size 96",
-        ),
     ],
     "check_vocabulary": [
         (micro(token_ids=[0, 512]), "token_ids", "512 is outside the vocabulary of 512, counted from 0"),

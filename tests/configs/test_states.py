@@ -21,7 +21,9 @@ from configs.raw import as_object, drop, get, put
 from configs.schema.keys import QUANTITY, fields_of, sections
 from configs.schema.model import ModelConfig
 from runtime.inspection import inspect_config
-from tests.chimera.test_config_keys import KEYS as LEARNT_KEYS
+from tests.chimera.test_config_keys import KEYS as MODEL_KEYS
+from tests.chimera.train.test_step import KEYS as STEP_KEYS
+from tests.chimera.train.test_training_keys import OTHERS, PHASE_KEYS, SWITCHES
 
 PUBLISHED = preset_json("chimera-5.1")
 CLAIMS = ("params", "memory_budget_mb", "context_tiers", "modes", "deployment")
@@ -91,6 +93,14 @@ REFUSED: dict[str, Any] = {
 }
 """Keys that work by being compared with others: a value that is refused."""
 
+LEARNT = {
+    *MODEL_KEYS,
+    *STEP_KEYS,
+    *OTHERS,
+    *(f"P3_ternary_compute.implemented_optimizations.{name}.status" for name in SWITCHES),
+}
+"""Keys that act when a model is trained; the tests that hold these tables show each of them at work."""
+
 
 def observed(config: ModelConfig) -> Any:
     """What programs of today make of a config, but for the verdicts on what it states of itself."""
@@ -137,6 +147,12 @@ def verdicts_of_base() -> list[str]:
 
 FULL: dict[str, Any] = encode(base())
 LEAVES = {leaf.path: leaf for leaf in leaves(FULL)}
+
+
+def is_learnt(path: str) -> bool:
+    """Whether a key acts in PyTorch alone, where a test of its own shows it."""
+    phase_key = re.fullmatch(r"training\.phases\[[0-9]+\]\.(\w+)", path)
+    return path in LEARNT or (phase_key is not None and phase_key[1] in PHASE_KEYS)
 
 
 def other_value(leaf: Leaf) -> Any:
@@ -201,12 +217,12 @@ def is_well_formed(raw: dict[str, Any]) -> bool:
     return decode(ModelConfig, full, problems=[]) is not None
 
 
-WORKING = [
-    path for path, leaf in LEAVES.items() if leaf.field.key.state == "works" and path not in LEARNT_KEYS
-]
+WORKING = [path for path, leaf in LEAVES.items() if leaf.field.key.state == "works" and not is_learnt(path)]
 FILES = [path for path in WORKING if path.startswith("files.")]
 MUTABLE = [
-    path for path in LEAVES if path not in (*REFUSED, *LEARNT_KEYS) and other_value(LEAVES[path]) is not None
+    path
+    for path in LEAVES
+    if path not in REFUSED and not is_learnt(path) and other_value(LEAVES[path]) is not None
 ]
 CLAIMED = ("params.", "memory_budget_mb.", "context_tiers[", "modes.", "self_evolution.safety.max_growth_mb.")
 STATED = (
@@ -267,12 +283,20 @@ def test_an_inert_key_changes_nothing(path: str):
     assert after == observed_base()
 
 
+def test_what_acts_in_learning_works():
+    assert set(LEAVES) >= LEARNT
+    acting = {path for path in LEAVES if is_learnt(path)}
+    assert len(acting) > len(LEARNT)
+    assert {path: LEAVES[path].field.key.state for path in acting} == dict.fromkeys(acting, "works")
+
+
 def test_nearly_every_key_is_tried():
     # What is left has one value only, or is compared with its like.
-    left = [path for path in LEAVES if path not in (*MUTABLE, *REFUSED, *LEARNT_KEYS)]
+    left = [path for path in LEAVES if path not in (*MUTABLE, *REFUSED) and not is_learnt(path)]
     single = [path for path in left if literals(LEAVES[path].field.kind)]
     assert sorted(set(left) - set(single)) == [
         "braid_state.semantic_sketch",
+        "quantization.activation_block_size",
         "quantization.sherry_mode.bits",
         "quantization.weight_bits",
         "quantization.weight_values",

@@ -183,6 +183,8 @@ def test_a_killed_export_leaves_the_old_model(tmp_path: Path, micro: Path):
     assert [Path(name).suffix for name in after] == [".partial"]
     with open_b158(tmp_path / "model.b158") as file:
         assert file.verify() == ()
+    export_b158(micro, tmp_path)
+    assert contents(tmp_path) == before
 
 
 def test_config_text_is_the_one_beside_it(tmp_path: Path, micro: Path):

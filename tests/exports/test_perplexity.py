@@ -174,7 +174,7 @@ def test_the_engine_carries_its_state_over_windows(micro: Path, tmp_path: Path):
         (["{checkpoint}", "--data", "{data}", "--seq-len", "0"], 2, "--seq-len 0"),
         (["{checkpoint}", "--data", "{data}", "--rounds", "9"], 2, "takes 1 to 4"),
         (["{checkpoint}", "--data", "{data}", "--threads", "0"], 2, "--threads 0"),
-        (["{bare}", "--data", "{data}"], 3, "no tokenizer in this folder"),
+        (["{bare}", "--data", "{data}"], 3, "no tokenizer in or beside it"),
     ],
 )
 def test_what_cannot_work_is_said(

@@ -4,7 +4,11 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import os
 import random
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import torch
 
 from chimera.cli import train as verb
 from chimera.saving import load_model
+from chimera.train.checkpoint import saved_steps
 from chimera.train.log import read_log
 from chimera.train.settings import Wishes
 from runtime.cli.main import main
@@ -131,7 +136,54 @@ def test_a_run_goes_on_only_when_asked_and_with_what_it_was_begun_with(
     assert "steps: 3 in the run, 4 now" in capfd.readouterr().err
     assert main(arguments("--steps", "3", "--resume", "--save-every", "1")) == 0
     assert capfd.readouterr().out.startswith("done: ")
+    assert (tmp_path / "run.data" / "train" / "index.json").is_file()
+    assert main(arguments("--steps", "3", "--resume", "--json")) == 0
+    answer = json.loads(capfd.readouterr().out)
+    assert (answer["loss"], answer["step"], answer["complete"]) == (None, 3, True)
     assert [record["step"] for record in read_log(tmp_path / "run" / "log.jsonl")] == [1, 2, 3]
+
+
+def interrupt_after_the_first_step(log: Path) -> threading.Thread:
+    """Press Ctrl-C once a line is in the log."""
+
+    def wait() -> None:
+        while not log.is_file() or not log.stat().st_size:
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_ctrl_c_saves_and_leaves_with_its_own_exit_code(
+    arguments: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    thread = interrupt_after_the_first_step(tmp_path / "run" / "log.jsonl")
+    assert main(arguments("--steps", "10000", "--save-every", "10000")) == 130
+    thread.join()
+    shown = capfd.readouterr()
+    assert "stopping after this step, with a checkpoint; Ctrl-C again leaves at once" in shown.err
+    assert shown.out.startswith("stopped at step ")
+    assert "The same command with --resume goes on." in shown.out
+    (step,) = saved_steps(tmp_path / "run" / "checkpoints")
+    assert f"stopped at step {step:,} of 10,000" in shown.out
+
+
+def test_a_later_phase_begins_with_a_trained_model_and_its_words(
+    arguments: Callable[..., list[str]], text: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    assert main(arguments("--steps", "1")) == 0
+    later = ["train", "micro", "--data", str(text), "--out", str(tmp_path / "later"), *SHAPE, "--json"]
+    capfd.readouterr()
+    assert main([*later, "--init", str(tmp_path / "run"), "--steps", "1", "--lr", "0"]) == 0
+    assert json.loads(capfd.readouterr().out)["complete"]
+    words = [(tmp_path / run / "model" / "tokenizer.model").read_bytes() for run in ("run", "later")]
+    assert words[0] == words[1]
+    first, second = (load_model(tmp_path / run / "model").state_dict() for run in ("run", "later"))
+    assert all(torch.equal(first[name], second[name]) for name in first if "router_bias" not in name)
+    assert main([*later, "--init", str(tmp_path / "nowhere"), "--steps", "1"]) == 3
+    assert "holds no trained model" in capfd.readouterr().err
 
 
 def test_a_run_that_diverges_fails_with_a_report(

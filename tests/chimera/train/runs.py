@@ -12,16 +12,18 @@ import torch
 
 from chimera.data.shards import build_shards
 from chimera.data.sources import sources_of
+from chimera.train.initial import Initial
 from chimera.train.log import read_log
 from chimera.train.loop import train
 from chimera.train.outcome import Outcome
 from chimera.train.settings import Wishes, settings_of
+from chimera.train.telling import Display
 from configs.load import build_config
 from configs.schema.training import PhaseName
 from tests.chimera.data.samples import learnt_tokenizer, sentence, written
 
 SHAPE: dict[str, Any] = {"rows": 2, "seq_len": 32, "device": "cpu", "compile": False, "bf16": False}
-STEPS = 8
+STEPS = 6
 BY_CLOCK = {"tokens_per_s", "model_flops_used", "memory_bytes", "seconds_left"}
 SINCE_START = {"smooth_loss", "smooth_bits_per_byte", "expert_violation", "expert_entropy"}
 """Means over the steps that this process has seen."""
@@ -65,7 +67,9 @@ def run(
     validation: tuple[Path, ...] = (),
     resume: bool = False,
     pack: Path | None = None,
+    initial: Initial | None = None,
     time_limit_s: float | None = None,
+    display: Display | None = None,
     **wishes: Any,
 ) -> Outcome:
     """Train the smallest model, or go on with it."""
@@ -78,8 +82,10 @@ def run(
         validation=validation,
         out=out,
         resume=resume,
+        initial=initial,
         pack=pack,
         time_limit_s=time_limit_s,
+        display=display,
     )
 
 

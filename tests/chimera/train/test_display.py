@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from chimera.train.display import (
     LINE_SECONDS,
@@ -130,6 +131,22 @@ def test_a_terminal_is_drawn_on_now_and_then_and_given_back():
     assert 4 <= drawn <= 6
     assert "100.0%" in stream.getvalue()
     assert stream.getvalue().endswith("\x1b[?25h")  # the cursor is back
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 100, 120])
+def test_the_figures_fit_their_line(width: int):
+    to, stream = console(terminal=True, width=width)
+    with LiveDisplay(to, clock=Clock()) as shown:
+        shown.update(reading(5, expert_violation=0.25))
+    plain = Text.from_ansi(stream.getvalue()).plain
+    (line,) = (line for line in plain.splitlines() if "loss" in line)
+    assert "bits/byte" in line
+    assert "tokens/s" in line
+    assert ("rate" in line) == (width == 120)
+    to, stream = console(terminal=True, width=width)
+    with LiveDisplay(to, clock=Clock()) as shown:
+        shown.update(reading(5, grad_norm=0.0))
+    assert f"{RED}gradient 0" in stream.getvalue()
 
 
 def test_what_is_said_is_not_taken_for_markup():

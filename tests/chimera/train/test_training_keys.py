@@ -1,16 +1,20 @@
 """Keys of a config that act when a model is trained: each changes the settings of a run, or refuses it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chimera.train import meter
 from chimera.train import settings as settings_module
 from chimera.train.flops import training_flops
+from chimera.train.log import read_log
 from chimera.train.settings import TrainSettings, Wishes, settings_of
 from configs.errors import UsageError
 from configs.load import build_config
 from configs.schema.model import ModelConfig
 from configs.schema.training import PhaseName
+from tests.chimera.train.runs import Data, run
 
 PHASES: list[dict[str, Any]] = [
     {
@@ -51,6 +55,14 @@ SWITCHES: dict[str, str] = {
     "cpu_thread_tuning": "threads",
 }
 """Key of P3_ternary_compute.implemented_optimizations → the setting that it decides."""
+
+OTHERS = (
+    "torch_dtype",
+    "max_position_embeddings",
+    "diagnostics.thresholds.max_moe_imbalance",
+    "chronos.lambda_anchor",
+)
+"""Keys with a test of their own: below, and the anchor's among those of whole runs."""
 
 
 def config(**changes: Any) -> ModelConfig:
@@ -112,9 +124,28 @@ def test_a_machine_without_the_type_says_so_and_a_wish_is_granted(monkeypatch: p
     assert settings_of(one, wishes=Wishes(device="cpu", bf16=True)).bf16
 
 
+def test_what_is_asked_for_and_not_built_is_told():
+    assert settings(config()).notes == ()
+    asked = {"ipex_integration": True, "sparse_grad_w_masking": True, "sort_based_moe": True}
+    (note,) = settings(config(**switched(**asked))).notes
+    assert (
+        note == "the config asks for what training does not do yet: ipex_integration, sparse_grad_w_masking"
+    )
+
+
 def test_a_row_is_no_longer_than_a_stream_may_be():
     with pytest.raises(UsageError, match="rows of 256 tokens, but max_position_embeddings allows 255"):
         settings(config(max_position_embeddings=255))
+
+
+@pytest.mark.parametrize(("limit", "is_above"), [(0.0, True), (1000.0, False)])
+def test_experts_are_unbalanced_above_the_limit(
+    limit: float, is_above: bool, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(meter, "BALANCE_STEPS", 2)
+    changes = {"diagnostics": {"thresholds": {"max_moe_imbalance": limit}}}
+    run(tmp_path / "run", data.texts, changes=changes, steps=2)
+    assert [one["unbalanced"] for one in read_log(tmp_path / "run" / "log.jsonl")] == [False, is_above]
 
 
 def test_how_rounds_are_drawn_changes_the_work():
