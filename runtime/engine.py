@@ -24,7 +24,7 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import ContainerError, NotEnoughMemory, UsageError
+from configs.errors import NotEnoughMemory, UsageError
 from configs.inventory import layers
 from configs.schema.model import ModelConfig
 from quant.packing import PackedRows
@@ -42,6 +42,7 @@ from runtime.model_folder import PackedModel, open_model
 from runtime.program import Count, InState, Program, ProgramBuilder, Step
 from runtime.scoring import Scoring
 from runtime.state import State
+from runtime.verified import check_whole
 from runtime.worker import run_records
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -124,7 +125,7 @@ class Engine:
         """The engine of a file or a folder. `verify` reads the whole file first and refuses a damaged one."""
         model = open_model(path)
         if verify:
-            _verify(model)
+            check_whole(Tensors(model).files, anew=True)
         return cls(
             model, num_threads=num_threads, memory_limit_bytes=memory_limit_bytes, slice_tokens=slice_tokens
         )
@@ -148,6 +149,11 @@ class Engine:
     def usable_threads(self) -> int:
         """How many threads the next step gets; fewer while another process takes cores."""
         return self._pool.usable_threads
+
+    @property
+    def pool(self) -> Pool:
+        """The threads, for a measurement beside the model: no other threads fare as they do."""
+        return self._pool
 
     @property
     def num_bytes(self) -> int:
@@ -322,16 +328,4 @@ class Engine:
                 f"the model needs {needed:,} bytes: files {files:,}, buffers {buffer_bytes:,}, a state "
                 f"{state_bytes:,}; the limit is {self._limit:,}",
                 hint="Raise the limit, take fewer rounds, or take a smaller model.",
-            )
-
-
-def _verify(model: PackedModel) -> None:
-    """Refuse a model of whose files any byte is not as it was written."""
-    for file in Tensors(model).files:
-        problems = [f"{found.tensor} ({found.part}): {found.what}" for found in file.verify()]
-        if problems:
-            more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-            raise ContainerError(
-                f"{file.path} is damaged: {problems[0]}{more}",
-                hint="Copy it again from where it came, or export it again.",
             )

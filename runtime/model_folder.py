@@ -13,10 +13,13 @@ file of its own would be a second truth.
 """
 
 import hashlib
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from configs.codec import encode
 from configs.errors import ContainerError, ModelError, TokenizerError
+from configs.leaves import leaves
 from configs.load import build_config, load_config
 from configs.schema.model import ModelConfig
 from configs.strict_json import parse_object
@@ -25,6 +28,8 @@ from configs.text.tokenizer import FILES_OF_A_FOLDER, Tokenizer, open_tokenizer
 from quant.container import B158File, open_b158
 from runtime.packed_inspection import Holding, check_tensors
 
+DEMO = Path(__file__).resolve().parent / "models" / "demo"
+"""The model that comes with an installation."""
 CONFIG_NAME = "config.json"
 TEMPLATE_NAME = "chat_template.jinja"
 PACKED_SUFFIX = ".b158"
@@ -33,6 +38,15 @@ TOKENIZER_DIGEST_KEY = "tokenizer_digest"
 TEMPLATE_DIGEST_KEY = "chat_template_digest"
 """Keys of the weights' metadata: the tokenizer's kind and digest; a template's digest if it has its own."""
 BUILT_IN_TOKENIZER = "o200k"
+FOREIGN: dict[bytes, str] = {
+    b"GGUF": "a GGUF file of llama.cpp",
+    b"PK\x03\x04": "an archive, such as a PyTorch checkpoint",
+    b"{": "a JSON file",
+    b"\x0a": "a protocol buffer, such as a tokenizer.model or ONNX",
+    b"\x08": "a protocol buffer, such as a tokenizer.model or ONNX",
+}
+"""What other files begin with that may be named by mistake."""
+LONGEST_MARK = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -88,9 +102,13 @@ class PackedModel:
 
 def open_model(path: Path | str) -> PackedModel:
     """The model of a folder or of a `.b158` file. Its header is checked, its data is not read."""
-    file = open_b158(find_weights(path))
+    weights = find_weights(path)
+    _check_kind(weights)
+    file = open_b158(weights)
     source = f"{file.path}: config"
     config = build_config(parse_object(file.config, source=source, error=ContainerError), source=source)
+    if Path(path).is_dir():
+        _check_beside(file, config)
     holding = check_tensors(file, config)
     if holding == "routed experts":
         raise ModelError(
@@ -120,6 +138,47 @@ def find_weights(path: Path | str) -> Path:
         if packed
         else f"Pack a trained model with: chimera export b158 CHECKPOINT {folder}",
     )
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse a file that is plainly something else by what it is. What cannot be read is refused later.
+
+    Packed weights begin with the length of a padded header, whose lowest byte is none of those.
+    """
+    begin = b""
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                begin = file.read(LONGEST_MARK)
+    kind = next((kind for mark, kind in FOREIGN.items() if begin.startswith(mark)), None)
+    if kind is not None:
+        raise ModelError(
+            f"{path} is {kind}, not packed weights",
+            hint=f"Name a {PACKED_SUFFIX} file or its folder. A trained model is packed with: "
+            "chimera export b158 CHECKPOINT FOLDER",
+        )
+
+
+def _check_beside(file: B158File, config: ModelConfig) -> None:
+    """Refuse a config.json that says another thing than the weights' own: an edit of it would do nothing."""
+    path = file.path.parent / CONFIG_NAME
+    if not path.is_file() or path.read_bytes().strip() == file.config.encode().strip():
+        return
+    beside = load_config(path)
+    # Which name a file has is for the folder to say.
+    if replace(beside, files=config.files) == config:
+        return
+    there, within = _by_path(beside), _by_path(config)
+    unlike = [name for name in {**within, **there} if there.get(name) != within.get(name)]
+    raise ModelError(
+        f"{path} is not the config that {file.path.name} was packed with: it differs in "
+        f"{', '.join(unlike[:4])}{f' and {len(unlike) - 4} more' if len(unlike) > 4 else ''}",
+        hint=f"The one inside counts. Put the right one there, or name the weights alone: {file.path}",
+    )
+
+
+def _by_path(config: ModelConfig) -> dict[str, object]:
+    return {leaf.path: leaf.value for leaf in leaves(encode(config)) if not leaf.path.startswith("files.")}
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:

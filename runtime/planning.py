@@ -209,9 +209,6 @@ def _machine(ground: Ground, *, was_shared: bool) -> Report:
         "cache_bytes": ground.cache_bytes or None,
         "memory_bytes": ground.memory.total_bytes,
         "read_bytes_per_s": round(speeds.read_bytes_per_s),
-        "products_per_s": round(speeds.products_per_s),
-        "form": speeds.form,
-        "meeting_s": speeds.meeting_s,
         "was_shared": was_shared,
     }
 
@@ -240,9 +237,5 @@ def _speed_of_mode(
         "far_decode_tokens_per_s": None if pace is None else 1 / pace.far_s,
         "stream_tokens_per_s": None if pace is None else 1 / pace.far_s / need.streams,
         "prefill_tokens_per_s": None if pace is None else 1 / pace.prompt_s,
-        "prefill_is": None
-        if pace is None
-        else "measured"
-        if pace.prompt_is_measured
-        else "from fewer rounds",
+        "speed_is": None if pace is None else "measured" if pace.is_measured else "interpolated",
     }

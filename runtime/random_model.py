@@ -45,7 +45,7 @@ Range = tuple[float, float]
 # Memory holds a few pieces of this many bytes of codes.
 _PIECE_BYTES = 8 * 2**20
 # The share of a weight's deviation that its group's absmean scale is, for weights of a normal distribution.
-SCALE_OF_DEVIATION = 0.8
+_SCALE_OF_DEVIATION = 0.8
 _WRITES_TO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
@@ -83,9 +83,7 @@ def _pieces(config: ModelConfig, tensor: Tensor, spec: TensorSpec, draws: np.ran
     if spec.kind == "float32":
         yield uniform(draws, spec.shape, within=range_of(config, tensor))
         return
-    deviation = config.initializer_range
-    if spec.name.endswith(_WRITES_TO_RESIDUAL):
-        deviation /= sqrt(2 * config.num_hidden_layers)
+    deviation = deviation_of(config, spec.name)
     num_rows, num_inputs = spec.shape
     rows_a_piece = max(1, _PIECE_BYTES * 8 // (KIND_BITS[spec.kind] * num_inputs * ROW_PAIR)) * ROW_PAIR
     for first in range(0, num_rows, rows_a_piece):
@@ -93,14 +91,28 @@ def _pieces(config: ModelConfig, tensor: Tensor, spec: TensorSpec, draws: np.ran
         yield _rows(draws, (height, num_inputs), kind=spec.kind, deviation=deviation)
 
 
+def deviation_of(config: ModelConfig, name: str) -> float:
+    """The standard deviation of a matrix in a fresh model."""
+    writes_to_residual = name.endswith(_WRITES_TO_RESIDUAL)
+    return config.initializer_range / (sqrt(2 * config.num_hidden_layers) if writes_to_residual else 1)
+
+
+def scale_of(deviation: float, kind: Kind) -> float:
+    """The scale of codes that are spread evenly, so that weights have this deviation."""
+    if kind == "ternary":
+        return _SCALE_OF_DEVIATION * deviation
+    most = MAX_CODES[KIND_BITS[kind]]
+    return deviation / sqrt(most * (most + 1) / 3)
+
+
 def _rows(draws: np.random.SFC64, shape: tuple[int, int], *, kind: Kind, deviation: float) -> Piece:
     """Whole rows in tiles, every code equally likely."""
     num_rows, num_inputs = shape
     bits = KIND_BITS[kind]
-    codes = _codes(draws, codes_shape(num_rows, num_inputs, bits=bits), bits=bits)
+    codes = random_codes(draws, codes_shape(num_rows, num_inputs, bits=bits), bits=bits)
+    scale = scale_of(deviation, kind)
     padded = num_rows % ROW_PAIR or num_inputs % INPUTS_PAD
     if kind == "ternary":
-        scale = SCALE_OF_DEVIATION * deviation
         scales = uniform(
             draws, ternary_scales_shape(num_rows, num_inputs), within=(0.75 * scale, 1.25 * scale)
         )
@@ -112,8 +124,6 @@ def _rows(draws: np.random.SFC64, shape: tuple[int, int], *, kind: Kind, deviati
         )
         # Out of the tiles and back again: what lies beyond the shape becomes zero.
         return pack_ternary(unpack_ternary(packed)) if padded else packed
-    most = MAX_CODES[bits]
-    scale = deviation / sqrt(most * (most + 1) / 3)
     rows = PackedRows(
         codes=codes.view(np.int8) if bits == 8 else codes,
         scales=uniform(draws, row_scales_shape(num_rows), within=(0.75 * scale, 1.25 * scale)),
@@ -124,7 +134,7 @@ def _rows(draws: np.random.SFC64, shape: tuple[int, int], *, kind: Kind, deviati
     return pack_rows(unpack_rows(rows)) if padded else rows
 
 
-def _codes(draws: np.random.SFC64, shape: tuple[int, ...], *, bits: RowBits) -> NDArray[np.uint8]:
+def random_codes(draws: np.random.SFC64, shape: tuple[int, ...], *, bits: RowBits) -> NDArray[np.uint8]:
     """Bytes of valid codes: 16 random bits choose one of the 255, 225 or 81 bytes that there are."""
     every = np.arange(256, dtype=np.uint8)
     valid = every[[first_invalid_code(byte, bits=bits) is None for byte in every[:, None]]]

@@ -114,6 +114,9 @@ class Sampler:
                 scores = self._changed(head.selected(ids), ids=ids, penalised=penalised)
                 return Choice(token=int(ids[self._place(scores, position=position, branch=branch)]))
         logits = head.logits()[: self.num_ids]
+        if self.settings.is_greedy and num_log_probs is None and not (self._biased.size or penalised.size):
+            # Nothing is changed, so nothing is copied: a copy takes longer than to find the best.
+            return Choice(token=self._place(logits, position=position, branch=branch))
         self._weigher.scores[:] = logits
         scores = self._changed(self._weigher.scores, ids=None, penalised=penalised)
         token = self._place(scores, position=position, branch=branch)
@@ -151,10 +154,12 @@ class Sampler:
 
     def _place(self, scores: Floats, *, position: int, branch: int) -> int:
         """The place of the score that is chosen."""
+        if self.settings.is_greedy:
+            place = int(scores.argmax())  # that of a NaN, where there is one
+            _check_best(scores[place])
+            return place
         best = scores.max()
         _check_best(best)
-        if self.settings.is_greedy:
-            return int(scores.argmax())
         if not self.settings.top_k:
             return self._drawn(scores, best=best, position=position, branch=branch)
         places = best_places(scores, self.settings.top_k)

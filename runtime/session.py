@@ -20,7 +20,7 @@ from configs.text.tokenizer import Piece, Special, Tokenizer
 from runtime.answer import Answer
 from runtime.sampler import Head, Sampler
 from runtime.sampling import SamplingSettings
-from runtime.stream import KEPT_BYTES, Progress, Runner, Stream
+from runtime.stream import KEPT_BYTES, Progress, Runner, Stream, StreamState
 from runtime.telling import Limits, Telling
 from runtime.turns import Message, continuation, opening
 
@@ -111,6 +111,11 @@ class Session:
         return self._stream.position
 
     @property
+    def state(self) -> StreamState:
+        """The stream's state, to be looked at."""
+        return self._stream.state
+
+    @property
     def state_bytes(self) -> int:
         """Memory of the stream's state."""
         return self._stream.state_bytes
@@ -197,7 +202,7 @@ class Session:
                 yield from telling
         finally:
             # Also where the caller has stopped listening, and where a fault broke the answer off.
-            answer = telling.answer(prompt_tokens=waited)
+            answer = telling.answer(prompt_tokens=waited if telling.has_begun else 0)
             if not telling.has_begun:
                 self._stream.rewind(start)
             else:

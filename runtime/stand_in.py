@@ -7,6 +7,7 @@ states stay finite. Nothing is read from a disk and nothing is written.
 """
 
 import mmap
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,12 @@ from configs.inventory import Tensor, tensors
 from configs.schema.model import ModelConfig
 from quant.container import B158File
 from quant.container_check import Header, PlacedPart
-from quant.container_format import ALIGNMENT, KIND_BITS, StoredPart, TensorSpec, stored_parts
-from quant.packing import first_invalid_code
+from quant.container_format import KIND_BITS, Kind, PartRole, StoredPart, TensorSpec, stored_parts
 from runtime.model_folder import PackedModel
 from runtime.packed_specs import packed_specs
-from runtime.random_model import SCALE_OF_DEVIATION, range_of, uniform
+from runtime.random_model import deviation_of, random_codes, range_of, scale_of, uniform
 
-LEAST_RING_BYTES = 256 * 2**20
+LEAST_RING_BYTES = 128 * 2**20
 CACHES_A_RING = 4
 """A ring of codes is so many times as large as the caches, so that a round through it finds nothing there."""
 _PATTERN_BYTES = 4 * 2**20
@@ -36,12 +36,11 @@ class StandIn:
         """`cache_bytes` is what the machine's caches hold."""
         specs = packed_specs(config)
         ring_bytes = max(LEAST_RING_BYTES, CACHES_A_RING * cache_bytes)
-        self._regions = _Regions(specs, ring_bytes=ring_bytes)
+        self._regions = _Regions(config, specs, ring_bytes=ring_bytes)
         # As for a mapped file there are no huge pages: a map that is shared gets none from the system.
         memory = mmap.mmap(-1, max(self._regions.num_bytes, mmap.PAGESIZE))
         self._bytes = np.frombuffer(memory, dtype=np.uint8)
-        self._scale = SCALE_OF_DEVIATION * config.initializer_range
-        parts = {part.name: self._regions.place(part) for spec in specs for part in stored_parts(spec)}
+        parts = {part.name: self._regions.place(spec, part) for spec in specs for part in stored_parts(spec)}
         self._draw_floats(config, specs, parts)
         header = Header(
             config="", metadata={}, digest="0" * 64, tensors={spec.name: spec for spec in specs}, parts=parts
@@ -56,13 +55,10 @@ class StandIn:
 
     def fill_rings(self) -> None:
         """Give codes and scales their bytes."""
-        fillings: dict[str, NDArray[np.uint8]] = {
-            "codes": _codes(),
-            "scales.F16": np.full(_PATTERN_BYTES // 2, self._scale, dtype=np.float16).view(np.uint8),
-            "scales.F32": np.full(_PATTERN_BYTES // 4, self._scale, dtype=np.float32).view(np.uint8),
-        }
-        for name, filling in fillings.items():
-            region = self._bytes[self._regions.begins.get(name, 0) : self._regions.ends.get(name, 0)]
+        draws = np.random.SFC64(_SEED)
+        for ring in self._regions.rings:
+            filling = _filling(draws, ring)
+            region = self._bytes[self._regions.begins[ring] : self._regions.ends[ring]]
             for begin in range(0, region.size, filling.size):
                 piece = region[begin : begin + filling.size]
                 piece[...] = filling[: piece.size]
@@ -81,43 +77,58 @@ class StandIn:
                 self._bytes[placed.begin : placed.end].view(np.float32)[...] = values
 
 
-class _Regions:
-    """Where the parts of each kind lie, one behind the other; behind the last place the first comes again."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ring:
+    """What may lie in the same memory: the same part of tensors of one kind and one deviation."""
 
-    def __init__(self, specs: tuple[TensorSpec, ...], *, ring_bytes: int) -> None:
-        sizes: dict[str, list[int]] = {}
-        for part in (part for spec in specs for part in stored_parts(spec)):
-            sizes.setdefault(_region(part), []).append(part.num_bytes)
-        self.begins: dict[str, int] = {}
-        self.ends: dict[str, int] = {}
+    role: PartRole
+    kind: Kind
+    deviation: float
+
+
+class _Regions:
+    """Where parts lie: those of a ring one behind the other, and at its end from its beginning again."""
+
+    def __init__(self, config: ModelConfig, specs: tuple[TensorSpec, ...], *, ring_bytes: int) -> None:
+        self._config = config
+        sizes: dict[_Ring, list[int]] = {}
+        for spec in specs:
+            for part in stored_parts(spec):
+                sizes.setdefault(self._ring_of(spec, part), []).append(part.num_bytes)
+        self.begins: dict[_Ring, int] = {}
+        self.ends: dict[_Ring, int] = {}
         self.num_bytes = 0
-        for name, found in sizes.items():
+        for ring, found in sizes.items():
             # Floats are few, and each has values of its own.
-            size = sum(found) if name == "values" else max(max(found), min(sum(found), ring_bytes))
-            self.begins[name] = self.num_bytes
-            self.num_bytes += -(-size // ALIGNMENT) * ALIGNMENT
-            self.ends[name] = self.num_bytes
+            size = sum(found) if ring.role == "values" else max(max(found), min(sum(found), ring_bytes))
+            self.begins[ring] = self.num_bytes
+            self.num_bytes += size
+            self.ends[ring] = self.num_bytes
         self._next = dict(self.begins)
 
-    def place(self, part: StoredPart) -> PlacedPart:
-        name = _region(part)
-        begin = self._next[name]
-        if begin + part.num_bytes > self.ends[name]:
-            begin = self.begins[name]
-        self._next[name] = begin + part.num_bytes
+    @property
+    def rings(self) -> list[_Ring]:
+        """Those of codes and scales."""
+        return [ring for ring in self.begins if ring.role != "values"]
+
+    def place(self, spec: TensorSpec, part: StoredPart) -> PlacedPart:
+        """The next place in the part's ring."""
+        ring = self._ring_of(spec, part)
+        begin = self._next[ring]
+        if begin + part.num_bytes > self.ends[ring]:
+            begin = self.begins[ring]
+        self._next[ring] = begin + part.num_bytes
         return PlacedPart(part=part, begin=begin, end=begin + part.num_bytes, digest="")
 
+    def _ring_of(self, spec: TensorSpec, part: StoredPart) -> _Ring:
+        deviation = deviation_of(self._config, spec.name) if part.role == "scales" else 0.0
+        return _Ring(role=part.role, kind=spec.kind, deviation=deviation)
 
-def _region(part: StoredPart) -> str:
-    """Scales of ternary groups are float16 and those of rows float32, which no memory is both of."""
-    return part.role if part.role != "scales" else f"scales.{part.dtype}"
 
-
-def _codes() -> NDArray[np.uint8]:
-    """Bytes that are codes of every kind, since tensors of all kinds lie here."""
-    every = np.arange(256, dtype=np.uint8)
-    kinds = set(KIND_BITS.values())
-    valid = every[
-        [all(first_invalid_code(byte, bits=bits) is None for bits in kinds) for byte in every[:, None]]
-    ]
-    return valid[np.random.default_rng(_SEED).integers(0, len(valid), _PATTERN_BYTES)]
+def _filling(draws: np.random.SFC64, ring: _Ring) -> NDArray[np.uint8]:
+    """Bytes that are written over and over."""
+    if ring.role == "codes":
+        return random_codes(draws, (_PATTERN_BYTES,), bits=KIND_BITS[ring.kind])
+    scale = scale_of(ring.deviation, ring.kind)
+    scales = uniform(draws, (_PATTERN_BYTES // 4,), within=(0.75 * scale, 1.25 * scale))
+    return (scales.astype(np.float16) if ring.kind == "ternary" else scales).view(np.uint8)

@@ -70,6 +70,11 @@ class Stream:
         """Memory of the state; of each state that is kept as well."""
         return self._state.num_bytes
 
+    @property
+    def state(self) -> StreamState:
+        """The state itself, to be looked at."""
+        return self._state
+
     def ids(self, first: int = 0) -> Sequence[int]:
         """The ids from a position on."""
         return self._ids[first:]

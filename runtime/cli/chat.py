@@ -12,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Talk."""
-    from runtime.cli.repl import talk
+    from runtime.cli.out import interrupted_late
 
+    with interrupted_late():
+        from runtime.cli.repl import talk
     args.raw, args.log_probs = False, None
     return talk(args)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol, cast
 
 from runtime.cli import provenance
 from runtime.cli.report import print_error
+from runtime.cli.streams import open_missing
 
 
 class Verb(NamedTuple):
@@ -23,6 +24,7 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
+    "bench": Verb("runtime.cli.bench", "measure how fast a model runs here, and whether it stays so"),
     "chat": Verb("runtime.cli.chat", "talk with a model"),
     "doctor": Verb(
         "runtime.cli.doctor", "tell what this machine and this installation can do, and what is broken"
@@ -51,10 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def verb_main(name: str, *, prog: str, argv: Sequence[str] | None = None) -> int:
     """Run one verb as a command of its own name."""
-    return _guarded(argv, lambda arguments: _run_verb(name, arguments, prog=prog))
+
+    def alone(arguments: list[str]) -> int:
+        if arguments == ["--version"]:
+            return _tell_version(prog)
+        return _run_verb(name, arguments, prog=prog)
+
+    return _guarded(argv, alone)
 
 
 def _guarded(argv: Sequence[str] | None, action: Callable[[list[str]], int]) -> int:
+    open_missing()
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     as_json = "--json" in options
@@ -84,13 +93,17 @@ def _dispatch(arguments: list[str]) -> int:
         print(_overview())
         return 0
     if first == "--version":
-        from configs.version import VERSION
-
-        print(f"chimera {VERSION}")
-        return 0
+        return _tell_version("chimera")
     if first not in VERBS:
         _refuse_verb(first)
     return _run_verb(first, rest, prog=f"chimera {first}")
+
+
+def _tell_version(prog: str) -> int:
+    from configs.version import VERSION
+
+    print(f"{prog} {VERSION}")
+    return 0
 
 
 def _run_verb(name: str, arguments: list[str], *, prog: str) -> int:
@@ -99,7 +112,10 @@ def _run_verb(name: str, arguments: list[str], *, prog: str) -> int:
     verb.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="answer, and fail, in JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return verb.run(parser.parse_args(arguments))
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.refuse(unknown)
+    return verb.run(args)
 
 
 def _overview() -> str:
@@ -140,6 +156,20 @@ class _Parser(argparse.ArgumentParser):
         from configs.errors import UsageError
 
         raise UsageError(message, hint=f"See: {self.prog} --help")
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Complain of words that mean nothing here, and name the option that was perhaps meant."""
+        import difflib
+
+        from configs.errors import UsageError
+
+        hint = f"See: {self.prog} --help"
+        option = next((word.partition("=")[0] for word in unknown if word.startswith("-")), None)
+        if option is None:
+            hint = f"A text of several words stands in quotes. {hint}"
+        elif near := difflib.get_close_matches(option, self._option_string_actions, n=1):
+            hint = f"Did you mean {near[0]}? {hint}"
+        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", hint=hint)
 
 
 if __name__ == "__main__":

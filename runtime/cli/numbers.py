@@ -1,12 +1,19 @@
 """What `--stats` and `/stats` tell of the last answer, the stream and the machine.
 
 The names that a config's diagnostics ask for are used where there is such a part: `surface_tps`,
-`loop_count_mean`, `memory_mb`, `moe_expert_load_balance`.
+`loop_count_mean`, `memory_mb`, `moe_expert_load_balance`. Loop and experts are counted from the moment that
+the model was opened.
 """
 
 import resource
 
+import numpy as np
+
 from runtime.cli.opening import Opened
+from runtime.state import State
+
+MEMORY = "memory"
+"""The field of a layer's state that holds what each head remembers, whatever the kind of layer."""
 
 
 def numbers(talk: Opened) -> dict[str, float | int | None]:
@@ -27,10 +34,12 @@ def numbers(talk: Opened) -> dict[str, float | int | None]:
     return found | {
         "position": talk.session.position,
         "state_mb": round(talk.session.state_bytes / 1e6, 2),
+        "state_norm_max": _largest_norm(talk),
         "memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1),
         "threads": talk.engine.num_threads,
         "loop_count_mean": _mean_rounds(talk),
         "moe_expert_load_balance": _load_balance(talk),
+        "moe_experts_met": _experts_met(talk),
         "screened": talk.speaker.num_screened,
         "seed": talk.session.settings.seed,
     }
@@ -56,6 +65,26 @@ def _mean_rounds(talk: Opened) -> float | None:
     if not talk.engine.config.looping.enabled or not visits.size or not visits[0]:
         return None
     return round(int(visits.sum()) / int(visits[0]), 3)
+
+
+def _largest_norm(talk: Opened) -> float | None:
+    """The largest Frobenius norm of any head's memory: it shows where a state grows without end."""
+    state = talk.session.state
+    assert isinstance(state, State), "a stream of an engine"
+    norms = [
+        float(np.linalg.norm(placed.view(state.arena).reshape(placed.field.shape[0], -1), axis=1).max())
+        for (_, number, name), placed in talk.engine.layout.places.items()
+        if name == MEMORY and number < state.rounds
+    ]
+    return round(max(norms), 3) if norms else None
+
+
+def _experts_met(talk: Opened) -> float | None:
+    """The share of experts that any token visited, in the layer with the fewest."""
+    shares = [
+        float(np.count_nonzero(visits)) / visits.size for visits in talk.engine.expert_visits().values()
+    ]
+    return round(min(shares), 3) if shares else None
 
 
 def _load_balance(talk: Opened) -> float | None:

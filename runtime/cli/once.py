@@ -11,8 +11,8 @@ from configs.text.template import MAX_INPUT_CHARACTERS
 from runtime.answer import Answer
 from runtime.cli.numbers import numbers, spoken
 from runtime.cli.opening import Opened, opened
-from runtime.cli.out import interruptible, write_answer
-from runtime.cli.outcome import settle_stdout
+from runtime.cli.out import interruptible, write, write_answer
+from runtime.cli.streams import settle_stdout
 
 LONG_PROMPT_CHARACTERS = 20_000
 """Reading this much takes long enough for a bar."""
@@ -30,15 +30,14 @@ def answer(args: argparse.Namespace, prompt: str) -> int:
                 f"a message of {len(prompt):,} characters; at most {MAX_INPUT_CHARACTERS // 2:,} are allowed",
                 hint="With --raw, the model reads a text of any length.",
             )
-        with interruptible(session.cancel) as interrupts, _reading(prompt) as progress:
+        with interruptible(session.cancel) as interrupts, reading_shown(prompt) as progress:
             begin = session.say if is_chat else session.complete
             pieces = begin(prompt, progress=progress)
             try:
                 if args.json:
                     text = "".join(pieces)
                     assert session.last is not None, "the answer is over"
-                    json.dump(report(talk, session.last, text), sys.stdout)
-                    print(flush=True)
+                    write(json.dumps(report(talk, session.last, text)) + "\n")
                 else:
                     write_answer(pieces)
             except BrokenPipeError:
@@ -69,7 +68,7 @@ def report(talk: Opened, last: Answer, text: str) -> dict[str, object]:
 
 
 @contextmanager
-def _reading(prompt: str) -> Generator[Callable[[int, int], None] | None]:
+def reading_shown(prompt: str) -> Generator[Callable[[int, int], None] | None]:
     """A bar while a long prompt is read, for people."""
     if len(prompt) < LONG_PROMPT_CHARACTERS or not sys.stderr.isatty():
         yield None

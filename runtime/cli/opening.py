@@ -4,8 +4,8 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,16 +15,21 @@ from configs.schema.model import ModelConfig
 from configs.text.template import DEFAULT_TEMPLATE, ChatTemplate
 from configs.text.tokenizer import Tokenizer
 from quant import jit
+from runtime.building.tensors import Tensors
+from runtime.cli.out import interrupted_late
+from runtime.cli.prompt import argument_text
 from runtime.engine import Engine
 from runtime.head import Speaker
-from runtime.model_folder import PackedModel, open_model
+from runtime.model_folder import DEMO, PackedModel, open_model
 from runtime.sampling import SamplingSettings, parsed_biases, settings_of
 from runtime.session import Session
 from runtime.stream import KEPT_BYTES
 from runtime.telling import Limits
+from runtime.verified import check_whole
 
-DEMO = Path(__file__).resolve().parents[1] / "models" / "demo"
 DEFAULT_MARKERS = {"<|system|>", "<|user|>", "<|assistant|>", "<|im_end|>"}
+LARGE_FILE_BYTES = 200 * 2**20
+"""Reading this much takes long enough for a bar."""
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
@@ -44,6 +49,14 @@ def opened(args: argparse.Namespace) -> Generator[Opened]:
     """The model that the arguments name, ready to answer as they say."""
     if args.raw and args.system:
         raise UsageError("--raw goes on with a text, which has no --system message", hint="Leave out one.")
+    with ExitStack() as held:
+        with interrupted_late() as look_out:
+            here = _begun(args, held=held, look_out=look_out)
+        yield here
+
+
+def _begun(args: argparse.Namespace, *, held: ExitStack, look_out: Callable[[], None]) -> Opened:
+    """Open all; `held` closes it, and `look_out` is called wherever an interrupt may come between."""
     model = open_model(_path(args))
     config = model.config
     settings, limits, rounds = (
@@ -55,24 +68,26 @@ def opened(args: argparse.Namespace) -> Generator[Opened]:
     settings.check_ids(tokenizer.vocab_size)
     template = _template(model, tokenizer)
     spare = _check_memory(args, model, rounds=rounds)
-    with jit.on_compile(_tell_compiling), Engine(model, num_threads=args.threads) as engine:
-        speaker = Speaker(engine, num_ids=tokenizer.vocab_size, screen=args.screen)
-        session = Session(
-            speaker,
-            head=speaker,
-            tokenizer=tokenizer,
-            template=None if args.raw else template,
-            settings=settings,
-            limits=limits,
-            system=args.system or "",
-            rounds=rounds,
-            exit_threshold=config.looping.adaptive_exit_threshold if config.looping.enabled else 0.0,
-            num_log_probs=args.log_probs,
-            kept_bytes=min(KEPT_BYTES, spare),
-        )
-        yield Opened(
-            session=session, engine=engine, speaker=speaker, name=config.name_or_path or str(model.file.path)
-        )
+    _check_whole(args, model, look_out=look_out)
+    held.enter_context(jit.on_compile(lambda kernel: _tell_compiling(kernel, look_out=look_out)))
+    engine = held.enter_context(Engine(model, num_threads=args.threads))
+    speaker = Speaker(engine, num_ids=tokenizer.vocab_size, screen=args.screen)
+    session = Session(
+        speaker,
+        head=speaker,
+        tokenizer=tokenizer,
+        template=None if args.raw else template,
+        settings=settings,
+        limits=limits,
+        system=argument_text(args.system or "", what="the system message"),
+        rounds=rounds,
+        exit_threshold=config.looping.adaptive_exit_threshold if config.looping.enabled else 0.0,
+        num_log_probs=args.log_probs,
+        kept_bytes=min(KEPT_BYTES, spare),
+    )
+    return Opened(
+        session=session, engine=engine, speaker=speaker, name=config.name_or_path or str(model.file.path)
+    )
 
 
 def settings_from(args: argparse.Namespace, config: ModelConfig) -> SamplingSettings:
@@ -94,7 +109,8 @@ def settings_from(args: argparse.Namespace, config: ModelConfig) -> SamplingSett
 def limits_from(args: argparse.Namespace, config: ModelConfig) -> Limits:
     """Where an answer ends."""
     longest = config.generation.max_new_tokens if args.max_tokens is None else args.max_tokens
-    return Limits(max_tokens=longest, stops=tuple(args.stop))
+    stops = tuple(argument_text(stop, what="a stop string") for stop in args.stop)
+    return Limits(max_tokens=longest, stops=stops)
 
 
 def rounds_from(args: argparse.Namespace, config: ModelConfig) -> int:
@@ -176,7 +192,25 @@ def _mib(num_bytes: float) -> str:
     return f"{num_bytes / 2**20:,.0f} MiB"
 
 
-def _tell_compiling(kernel: str) -> None:
+def _check_whole(args: argparse.Namespace, model: PackedModel, *, look_out: Callable[[], None]) -> None:
+    """Read the model's files once, and tell a person where that takes a while."""
+    files = Tensors(model).files
+    if sum(file.path.stat().st_size for file in files) < LARGE_FILE_BYTES or not sys.stderr.isatty():
+        check_whole(files, anew=args.verify, progress=lambda read, total: look_out())
+        return
+    from runtime.cli.progress import share_done
+
+    with share_done(f"checking {model.file.path.name}, once on this machine") as progress:
+
+        def advance(read: int, total: int) -> None:
+            look_out()
+            progress(read, total)
+
+        check_whole(files, anew=args.verify, progress=advance)
+
+
+def _tell_compiling(kernel: str, *, look_out: Callable[[], None]) -> None:
+    look_out()
     if sys.stderr.isatty():
         print(
             f"\rcompiling {kernel.rsplit('.', 1)[-1]}, once on this machine\x1b[K\r", end="", file=sys.stderr

@@ -7,8 +7,15 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from types import FrameType
 
+from configs.errors import ChimeraError
+from runtime.cli.streams import settle_stdout
+
 # A model may say anything, also what would clear a terminal's screen or write its title.
 _CONTROLS = {number: "\ufffd" for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"}
+
+
+class OutputError(ChimeraError):
+    """Stdout takes nothing more."""
 
 
 def write_answer(pieces: Iterable[str]) -> None:
@@ -18,12 +25,40 @@ def write_answer(pieces: Iterable[str]) -> None:
     last = "\n"
     for piece in pieces:
         shown = piece.translate(_CONTROLS) if for_people else piece
-        sys.stdout.write(shown.encode(encoding, "replace").decode(encoding))
-        sys.stdout.flush()
+        write(shown.encode(encoding, "replace").decode(encoding))
         last = piece[-1]
     if last != "\n":
-        sys.stdout.write("\n")
+        write("\n")
+
+
+def write(text: str) -> None:
+    """Write to stdout at once."""
+    try:
+        sys.stdout.write(text)
         sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        settle_stdout()
+        raise OutputError(
+            f"the answer cannot be written: {error.strerror or error}", hint="Let stdout lead elsewhere."
+        ) from error
+
+
+@contextmanager
+def interrupted_late() -> Generator[Callable[[], None]]:
+    """Inside, the first Ctrl-C raises where the function given is called, or at the end; the second at once.
+
+    Libraries that are loaded and compilers that run call back into Python, and what is raised there is lost.
+    """
+
+    def raise_if_met() -> None:
+        if met:
+            raise KeyboardInterrupt
+
+    with interruptible(lambda: None) as met:
+        yield raise_if_met
+        raise_if_met()
 
 
 @contextmanager

@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, and what of the plan is up to the user."""
     parser.add_argument(
         "model",
-        metavar="CONFIG|MODEL",
-        help=f"a preset ({', '.join(PRESETS)}), a config.json, a .b158 file, or a folder that holds one of them",
+        metavar="PRESET|CONFIG|MODEL",
+        help=f"a preset ({', '.join(PRESETS)}), a config.json, a .b158 file, or a folder of one",
     )
     parser.add_argument("--streams", type=int, default=1, metavar="N", help="talks at once (default: 1)")
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: one a core)")
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the plan; a model that does not fit ends with the error of too little memory and what would fit."""
+    """Print the plan. A model that does not fit is an error, whose hint says what would."""
     from runtime.cli.opening import parsed_size
     from runtime.cli.progress import compiling_told, share_done
     from runtime.planning import plan_model
@@ -83,9 +83,7 @@ def _machine(machine: dict[str, Any]) -> list[str]:
     lines = [
         f"machine: {plain(machine['cpu'])} ({machine['target']}), "
         f"{threads} {'thread' if threads == 1 else 'threads'} ({machine['threads_reason']})",
-        f"  reads {size(machine['read_bytes_per_s'])}/s of memory; multiplies "
-        f"{machine['products_per_s'] / 1e9:,.0f} G weights/s out of a cache ({machine['form']}); "
-        f"threads meet in {machine['meeting_s'] * 1e6:.2f} µs",
+        f"  reads {size(machine['read_bytes_per_s'])} of memory a second",
     ]
     if machine["was_shared"]:
         lines.append("  another process took cores meanwhile: alone, this machine is faster than told here")
@@ -102,7 +100,7 @@ def _memory(report: dict[str, Any]) -> list[str]:
         ("states", size(states), f"{size(memory['state_bytes'])} a stream × {streams}, and one copy"),
         ("buffers", *_buffers(memory["buffer_bytes"])),
         ("program", size(memory["program_bytes"]), "Python, compiled kernels, tables"),
-        ("needed", size(memory["needed_bytes"]), ""),
+        ("peak", size(memory["needed_bytes"]), "all of it, once every byte of the files has been read"),
         ("available", size(memory["available_bytes"]), memory["available_is"]),
     ]
     return ["memory", *table(("<", "", "<"), rows)]
@@ -119,10 +117,10 @@ def _modes(report: dict[str, Any]) -> list[str]:
             plain(mode["name"]),
             str(mode["rounds"]),
             size(mode["needed_bytes"]),
-            rate(mode["decode_tokens_per_s"]) or ("not measured" if mode["fits"] else "does not fit"),
+            _decoding(mode),
             rate(mode["far_decode_tokens_per_s"]),
             rate(mode["stream_tokens_per_s"]) if has_streams else "",
-            rate(mode["prefill_tokens_per_s"]) + ("" if mode["prefill_is"] != "from fewer rounds" else "*"),
+            rate(mode["prefill_tokens_per_s"]),
             rate(mode["bound_tokens_per_s"]),
             rate(mode["stated_tokens_per_s"]),
         )
@@ -135,9 +133,18 @@ def _modes(report: dict[str, Any]) -> list[str]:
     if any(mode["decode_tokens_per_s"] for mode in report["modes"]):
         lines += [
             "",
-            "  tokens/s: measured with the engine on stand-in weights; far on: with every window full, at any",
-            "  length; prompt: tokens read a second; bound: bytes of a token at the speed of memory",
+            "  memory: the peak; tokens/s: written a second, at the beginning of a text, as the engine does",
+            "  it with weights that stand in; far on: with every window full, at any length; prompt: tokens",
+            "  read a second",
         ]
-    if any(mode["prefill_is"] == "from fewer rounds" for mode in report["modes"]):
-        lines.append("  *: on the line through fewer rounds, since each round adds the same")
+    if any(mode["bound_tokens_per_s"] for mode in report["modes"]):
+        lines.append("  bound: what a token reads, at the speed of memory as measured")
+    if any(mode["speed_is"] == "interpolated" for mode in report["modes"]):
+        lines.append("  *: on the line from fewer rounds to more, since each round adds the same")
     return lines
+
+
+def _decoding(mode: dict[str, Any]) -> str:
+    if mode["decode_tokens_per_s"] is None:
+        return "not measured" if mode["fits"] else "does not fit"
+    return rate(mode["decode_tokens_per_s"]) + ("*" if mode["speed_is"] == "interpolated" else "")

@@ -12,6 +12,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TaskProgressColumn,
     TextColumn,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def bytes_read(path: str, *, what: str) -> Generator[Callable[[int], None]]:
     """A bar over the bytes of a file; the function given takes the number of bytes read since last time."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _bar(*columns) as bar:
         file = Path(path)
         task = bar.add_task(what, total=file.stat().st_size if file.is_file() else None)
         yield lambda number: bar.advance(task, number)
@@ -54,7 +55,7 @@ def compiling_told() -> Generator[None]:
 def bytes_done(what: str) -> Generator[Callable[[int], None]]:
     """The bytes done of a number that nobody knows; the function given takes those since last time."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _bar(*columns) as bar:
         task = bar.add_task(what, total=None)
         yield lambda number: bar.advance(task, number)
 
@@ -63,9 +64,27 @@ def bytes_done(what: str) -> Generator[Callable[[int], None]]:
 def share_done(what: str) -> Generator[Callable[[int, int], None]]:
     """A bar over any count; the function given takes how many are done, and all that there are."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _bar(*columns) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if done >= total:
+                # What comes now has the terminal for itself.
+                bar.stop()
+
+        yield advance
+
+
+def _bar(*columns: ProgressColumn, console: Console | None = None) -> Progress:
+    """A bar that goes away when it is done. Left to itself, rich sends stdout to its console as well."""
+    return Progress(
+        *columns,
+        console=console or Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
 
 
 def kernels_ready(names: Sequence[str], *, console: Console | None = None) -> "dict[str, Chosen]":
@@ -74,7 +93,7 @@ def kernels_ready(names: Sequence[str], *, console: Console | None = None) -> "d
     from quant.selfcheck import chosen
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console or Console(stderr=True), transient=True)
+    bar = _bar(*columns, console=console)
     task = bar.add_task("compiling kernels, once on this machine", total=len(names))
 
     def begun(kernel: str) -> None:

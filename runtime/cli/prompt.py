@@ -1,12 +1,14 @@
 """Where a prompt comes from: the command line, a file, or what is piped in."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from configs.errors import UsageError
 
 MAX_PROMPT_BYTES = 64 * 2**20
+NO_TEXT_HINT = "Give a prompt, or talk: chimera-run"
 
 
 def read_prompt(args: argparse.Namespace) -> str | None:
@@ -15,7 +17,9 @@ def read_prompt(args: argparse.Namespace) -> str | None:
         raise UsageError("two prompts, one of them after -p", hint="Give one.")
     words = args.prompt if args.prompt_option is None else args.prompt_option
     if words is not None:
-        _check_text(words, what="the prompt")
+        words = argument_text(words, what="the prompt")
+        if args.file is None and not args.raw and not words.strip():
+            raise UsageError("the prompt holds no text to answer", hint=NO_TEXT_HINT)
     if args.file is None:
         if words is not None or sys.stdin.isatty():
             return words
@@ -47,13 +51,17 @@ def _decoded(data: bytes, *, what: str) -> str:
             hint="Convert it, as in: iconv -f latin1 -t utf-8",
         ) from None
     if not text.strip():
-        raise UsageError(f"{what} holds no text to answer", hint="Give a prompt, or talk: chimera-run")
+        raise UsageError(f"{what} holds no text to answer", hint=NO_TEXT_HINT)
     # A file's last newline ends its last line and says nothing.
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def _check_text(words: str, *, what: str) -> None:
+def argument_text(words: str, *, what: str) -> str:
+    """Words of the command line. Where the locale could not read them, their bytes are read as UTF-8."""
     try:
-        words.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{what} is not UTF-8, at character {error.start}") from None
+        return os.fsencode(words).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{what} is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}",
+            hint="Convert it, as in: iconv -f latin1 -t utf-8",
+        ) from None

@@ -5,12 +5,14 @@ import signal
 import sys
 
 from configs.errors import EXIT_DONE, EXIT_INTERRUPTED, ChimeraError, UsageError
-from runtime.cli.commands import COMMANDS, Leave, obey
+from runtime.cli.commands import Leave, obey
 from runtime.cli.line import Line
 from runtime.cli.numbers import numbers, spoken
+from runtime.cli.once import reading_shown
 from runtime.cli.opening import Opened, opened
-from runtime.cli.out import interruptible, write_answer
+from runtime.cli.out import OutputError, interruptible, write_answer
 from runtime.cli.report import print_error
+from runtime.cli.streams import settle_stdout
 
 
 def talk(args: argparse.Namespace) -> int:
@@ -23,7 +25,12 @@ def talk(args: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             print(_greeting(here), file=sys.stderr)
         with Line() as line:
-            code = _talk(here, line, tells_stats=args.stats)
+            try:
+                code = _talk(here, line, tells_stats=args.stats)
+            except BrokenPipeError:
+                # Whoever read the answers has had enough of them.
+                settle_stdout()
+                return EXIT_DONE
             if code == EXIT_INTERRUPTED:
                 # Whoever presses Ctrl-C once more while threads and files are closed means the same.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -47,13 +54,14 @@ def _talk(here: Opened, line: Line, *, tells_stats: bool) -> int:
             continue
         interrupts = 0
         try:
-            if said.startswith("/"):
-                pieces = obey(here, said)
-            else:
-                pieces = here.session.say(said) if here.session.has_chat else here.session.complete(said)
-            if pieces is None:
-                continue
-            with interruptible(here.session.cancel) as met:
+            with interruptible(here.session.cancel) as met, reading_shown(said) as progress:
+                if said.startswith("/"):
+                    pieces = obey(here, said)
+                else:
+                    begin = here.session.say if here.session.has_chat else here.session.complete
+                    pieces = begin(said, progress=progress)
+                if pieces is None:
+                    continue
                 write_answer(pieces)
             interrupts = len(met)
             if tells_stats:
@@ -62,6 +70,8 @@ def _talk(here: Opened, line: Line, *, tells_stats: bool) -> int:
             return EXIT_DONE
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
+        except OutputError:
+            raise
         except ChimeraError as error:
             # What one message did wrong does not end a talk.
             kind = type(error).__name__
@@ -73,4 +83,4 @@ def _talk(here: Opened, line: Line, *, tells_stats: bool) -> int:
 def _greeting(here: Opened) -> str:
     from configs.version import VERSION
 
-    return f"Chimera {VERSION}, model {here.name}. {COMMANDS['/help'].summary}: /help. Leave: Ctrl-D."
+    return f"Chimera {VERSION}, model {here.name}. /help tells what can be said here, Ctrl-D leaves."

@@ -7,6 +7,7 @@ broken.
 
 import json
 import sys
+from contextlib import suppress
 
 
 def print_error(*, kind: str, message: str, hint: str, exit_code: int, as_json: bool) -> int:
@@ -20,5 +21,7 @@ def print_error(*, kind: str, message: str, hint: str, exit_code: int, as_json: 
             text += f"\nhint: {hint}"
     # A stream that cannot show a character of a user's file name must not turn one error into two.
     encoding = sys.stderr.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
+    # Nor must one that takes nothing: the exit code still tells.
+    with suppress(OSError):
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
     return exit_code

@@ -50,6 +50,9 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--memory-limit", metavar="SIZE", help="refuse to begin where more is needed, as in 800M or 2G"
     )
+    model.add_argument(
+        "--verify", action="store_true", help="read the model's files whole again, and refuse damaged ones"
+    )
     answer = parser.add_argument_group("the answer (defaults: those of the model's config)")
     answer.add_argument("-n", "--max-tokens", type=int, metavar="N", help="its longest length in tokens")
     answer.add_argument(
@@ -81,16 +84,14 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer, or talk."""
+    from runtime.cli.out import interrupted_late
     from runtime.cli.prompt import read_prompt
 
     prompt = read_prompt(args)
-    if prompt is None:
+    with interrupted_late():
+        from runtime.cli.once import answer
         from runtime.cli.repl import talk
-
-        return talk(args)
-    from runtime.cli.once import answer
-
-    return answer(args, prompt)
+    return talk(args) if prompt is None else answer(args, prompt)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ ASCII_FORMS = str.maketrans({"×": "x", "–": "-", "→": ">", "µ": "u", "…"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, indent: int = 2) -> list[str]:
-    """Lines whose columns stand at the right, or at the left where the header says `<`; empty ones are left out."""
+    """Lines with columns at the right, or at the left where the header says `<`; no empty columns."""
     titles = [title.removeprefix("<") for title in header]
     kept = [place for place in range(len(header)) if any(row[place] for row in rows)]
     lines: list[str] = []

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.house.files import ROOT, repository_files
-from tests.house.transcripts import README, record, transcripts
+from tests.house.transcripts import PAGES, README, record, transcripts
 from tests.house.tree import tree_on_the_disk, tree_on_the_page
 
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -19,10 +19,11 @@ def test_the_tree_is_the_disk():
 
 
 def test_the_transcripts_are_what_the_commands_print():
-    shown = transcripts(README.read_text())
-    assert shown
-    for command, transcript in shown:
-        assert transcript == record(command)
+    for page in PAGES:
+        shown = transcripts(page.read_text())
+        assert shown, page
+        for command, transcript in shown:
+            assert transcript == record(command), page
 
 
 def test_the_python_on_the_pages_runs(tmp_path: Path):

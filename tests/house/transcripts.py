@@ -1,4 +1,4 @@
-"""The README's transcripts: what a command prints, kept word for word.
+"""The transcripts of the pages: what a command prints, kept word for word.
 
 A transcript is a fenced block after a marker `<!-- transcript: VERB ARGUMENTS -->`. A test compares each with
 what the command prints; run this module to write them anew.
@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.house.files import ROOT
 
 README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "running.md")
 TRANSCRIPT = re.compile(
     r"(?P<marker><!-- transcript: (?P<command>.+?) -->\n)```console\n(?P<shown>.*?)```\n", re.DOTALL
 )
@@ -45,4 +46,5 @@ def rewrite(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    rewrite(README)
+    for page in PAGES:
+        rewrite(page)

@@ -76,7 +76,19 @@ def test_version(capsys: pytest.CaptureFixture[str]):
             "chimera: error: the following arguments are required: number\nhint: See: chimera act --help\n",
         ),
         (["act", "x"], "chimera: error: argument number: invalid int value: 'x'\nhint: See: "),
-        (["act", "1", "--col", "red"], "chimera: error: unrecognized arguments: --col red\nhint: See: "),
+        (
+            ["act", "1", "--col", "red"],
+            "chimera: error: unrecognized arguments: --col red\n"
+            "hint: Did you mean --colour? See: chimera act --help\n",
+        ),
+        (
+            ["act", "1", "--zzz"],
+            "chimera: error: unrecognized arguments: --zzz\nhint: See: chimera act --help\n",
+        ),
+        (
+            ["act", "1", "2"],
+            "chimera: error: unrecognized arguments: 2\nhint: A text of several words stands in quotes. ",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_one_message(

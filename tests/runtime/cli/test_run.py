@@ -3,16 +3,21 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from configs.load import preset, to_json
+from configs.text.training import train_sentencepiece
+from configs.version import VERSION
 from runtime.cli import opening
 from runtime.cli.run import main
 from tests.runtime.cli.talking import FOREVER, ROOT, chimera_run, make_model
@@ -78,6 +83,8 @@ def test_json_tells_all(run: Run):
     assert found["stats"]["answer_tokens"] == 5
     assert found["stats"]["seed"] == 7
     assert found["stats"]["memory_mb"] > 10
+    assert found["stats"]["state_norm_max"] > 0
+    assert 0 < found["stats"]["moe_experts_met"] <= 1
     assert found["model"] == "micro"
     plain = run("-n", "5", "Hello")[1]
     assert found["text"] == plain.removesuffix("\n")
@@ -133,10 +140,16 @@ REFUSED = [
     (["-t", "0", "Hi"], 2, "a pool has 1"),
     (["-p", "a", "b"], 2, "two prompts"),
     (["--raw", "--system", "a", "Hi"], 2, "--raw goes on with a text"),
-    (["--tempt", "1", "Hi"], 2, "unrecognized arguments"),
+    (["--tempt", "1", "Hi"], 2, "unrecognized arguments: --tempt Hi\nhint: Did you mean --temp?"),
+    (["Hi", "there"], 2, "A text of several words stands in quotes"),
+    ([""], 2, "the prompt holds no text"),
+    (["-p", " \n"], 2, "the prompt holds no text"),
+    (["--loops", "0", "Hi"], 2, "0 rounds of the loop; this model takes 1 to 4"),
+    (["--system", "Be \udcff", "Hi"], 2, "the system message is not UTF-8: byte 3 is 0xff"),
+    (["--stop", "\udcff", "Hi"], 2, "a stop string is not UTF-8"),
     (["-f", "no/such/file"], 1, "No such file or directory: no/such/file"),
     (["-f", "."], 1, "Is a directory"),
-    (["Hi \udcff"], 2, "the prompt is not UTF-8"),
+    (["Hi \udcff"], 2, "the prompt is not UTF-8: byte 3 is 0xff"),
 ]
 
 
@@ -184,12 +197,58 @@ def test_bad_models_are_refused(model: Path, tmp_path: Path, capsys: pytest.Capt
     data = (model / "model.b158").read_bytes()
     cut.write_bytes(data[: len(data) // 2])
     assert error(cut)[0] == 3
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(1000))
+    code, message = error(tmp_path / "model.gguf")
+    assert code == 3
+    assert "model.gguf is a GGUF file of llama.cpp, not packed weights" in message
+    assert "is a JSON file" in error(Path("configs/presets/micro.json"))[1]
     alone = tmp_path / "alone"
     alone.mkdir()
     (alone / "model.b158").write_bytes(data)
     code, message = error(alone)
     assert code == 3
     assert "no tokenizer in this folder" in message
+    texts = [Path(os.__file__).with_name("textwrap.py").read_text()]
+    train_sentencepiece(texts, out=alone / "tokenizer.model", vocab_size=preset("micro").vocab_size + 1)
+    code, message = error(alone)
+    assert code == 3
+    assert "ids, the model's vocabulary only" in message
+
+
+def test_a_config_that_the_weights_were_not_packed_with_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name in ("model.b158", "tokenizer.model"):
+        shutil.copy(model / name, tmp_path)
+    other = preset("micro")
+    beside = tmp_path / "config.json"
+    beside.write_text(to_json(other))
+    assert main(["-m", str(tmp_path), "-n", "1", "Hi"]) == 0
+    beside.write_text(to_json(replace(other, generation=replace(other.generation, temperature=0.25))))
+    capsys.readouterr()
+    assert main(["-m", str(tmp_path), "-n", "1", "Hi"]) == 3
+    assert "packed with: it differs in generation.temperature" in capsys.readouterr().err
+    assert main(["-m", str(tmp_path / "model.b158"), "-n", "1", "Hi"]) == 0
+    beside.write_text("{")
+    assert main(["-m", str(tmp_path), "-n", "1", "Hi"]) == 3
+
+
+def test_a_damaged_weight_is_found(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("model.b158", "tokenizer.model"):
+        shutil.copy(model / name, tmp_path)
+    weights = tmp_path / "model.b158"
+    data = bytearray(weights.read_bytes())
+    assert main(["-m", str(tmp_path), "-n", "1", "Hi"]) == 0
+    times = weights.stat()
+    data[-100] ^= 1
+    with weights.open("r+b") as file:
+        file.write(data)
+    capsys.readouterr()
+    assert main(["-m", str(tmp_path), "-n", "1", "Hi"]) == 3
+    assert "model.b158 is damaged: " in capsys.readouterr().err
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    # A disk that lies about a file that is known is caught by whoever asks.
+    assert main(["-m", str(tmp_path), "-n", "1", "--verify", "Hi"]) == 3
 
 
 def test_without_the_shipped_model_it_says_so(
@@ -252,6 +311,17 @@ def test_a_stream_that_cannot_show_a_character_still_gets_an_answer(model: Path)
         out, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, b"")
     assert out.isascii()
+
+
+def test_a_model_begins_by_itself_where_it_is_given_nothing_to_go_on_with(run: Run):
+    code, out, err = run("--raw", "-n", "8", *FOREVER[2:], "")
+    assert (code, err) == (0, "")
+    assert len(out) > 3
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"chimera-run {VERSION}\n"
 
 
 def test_the_command_by_itself_is_the_verb(model: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,0 +1,62 @@
+"""Whether a model's files are as they were written: read whole at their first use here, then remembered.
+
+A file's header is checked each time, its data only where this machine has not yet read it: a torn copy shows
+at once, and a start costs no reading. A file that was written since is another file, by its size and time.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+
+from configs.errors import ContainerError
+from quant import jit
+from quant.container import B158File
+
+MEMORY_NAME = "whole-files"
+MOST_REMEMBERED = 200
+
+Progress = Callable[[int, int], None]
+"""Is given how many bytes are read, and how many there are."""
+
+
+def check_whole(files: Sequence[B158File], *, anew: bool = False, progress: Progress | None = None) -> None:
+    """Refuse files of which any byte is not as it was written. `anew` reads those that are known as well."""
+    known = _known()
+    unknown = [file for file in files if anew or _name(file) not in known]
+    total, read = sum(file.path.stat().st_size for file in unknown), 0
+
+    def advance(num_bytes: int) -> None:
+        nonlocal read
+        read += num_bytes
+        if progress is not None:
+            progress(read, total)
+
+    for file in unknown:
+        problems = [f"{found.tensor} ({found.part}): {found.what}" for found in file.verify(progress=advance)]
+        if problems:
+            more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+            raise ContainerError(
+                f"{file.path} is damaged: {problems[0]}{more}",
+                hint="Copy it again from where it came, or export it again.",
+            )
+    names = [_name(file) for file in unknown]
+    if names:
+        kept = [*(name for name in known if name not in names), *names][-MOST_REMEMBERED:]
+        jit.remember(jit.cache_folder() / MEMORY_NAME, "".join(f"{name}\n" for name in kept).encode())
+
+
+def _known() -> list[str]:
+    try:
+        return (jit.cache_folder() / MEMORY_NAME).read_text(encoding="ascii", errors="replace").split()
+    except OSError:
+        # Nothing is remembered, or nothing can be.
+        return []
+
+
+def _name(file: B158File) -> str:
+    """What tells a file of some moment from all others, without reading it."""
+    found = file.path.stat()
+    words = (
+        f"{os.path.realpath(file.path)}\n{found.st_ino}\n{found.st_size}\n{found.st_mtime_ns}\n{file.digest}"
+    )
+    return hashlib.sha256(words.encode("utf-8", "surrogateescape")).hexdigest()[:32]
