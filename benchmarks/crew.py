@@ -60,6 +60,10 @@ class Crew:
         return run
 
     @property
+    def size(self) -> str:
+        return "1 thread" if self.num_threads == 1 else f"{self.num_threads} threads"
+
+    @property
     def told(self) -> str:
         """Whether the threads were there, in words."""
         if self.num_threads == 1:

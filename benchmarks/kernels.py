@@ -119,10 +119,10 @@ def from_memory(bench: Bench) -> None:
             gate(form, difference((call.y,), (ternary_matmul(weights, acts),)))
             run = crew.job(kernel, tables, units=call.units)
             sides.append(Side(name=form, run=run, per=count, num_bytes=float(memory.size)))
-        part = f"2560 × 2560, one token, from {REST_BYTES // MIB} MiB, {crew.num_threads} threads"
+        part = f"2560 × 2560, one token, from {REST_BYTES // MIB} MiB, {crew.size}"
         rows = bench.report.measure(part, sides, turns=bench.turns)
         share = rows[2].gb_s / rows[0].gb_s
-        text = f"{rows[2].name}, {crew.num_threads} threads: share of the DRAM read ceiling"
+        text = f"{rows[2].name}, {crew.size}: share of the DRAM read ceiling"
         bench.report.compare(text, found=share, target=0.80)
 
 
@@ -152,7 +152,7 @@ def in_cache(bench: Bench) -> None:
                     gate(sides[-1].name, too_far(y[:, :rows], expected[0]))
             if (rows, inputs) == SHAPE and not bench.options.no_peers:
                 sides += _peers(weights, x_TK, num_threads=crew.num_threads)
-            part = f"{rows} × {inputs}, one token, in the cache, {crew.num_threads} threads"
+            part = f"{rows} × {inputs}, one token, in the cache, {crew.size}"
             found = bench.report.measure(part, sides, turns=bench.turns)
             if (rows, inputs) == SHAPE:
                 _compare_in_cache(bench.report, found)
@@ -222,12 +222,12 @@ def many_tokens(bench: Bench) -> None:
         if not bench.options.no_peers:
             peers = _peers(weights, x_TK, num_threads=crew.num_threads)
             sides += [Side(name=peer.name, run=peer.run, per=count, macs=macs) for peer in peers]
-        part = f"2560 × 2560, {count} tokens, {crew.num_threads} threads; µs for a token"
+        part = f"2560 × 2560, {count} tokens, {crew.size}; µs for a token"
         found = {row.name: row for row in bench.report.measure(part, sides, turns=bench.turns)}
         for form in bench.forms:
             if f"{form}, peak" in found:
                 share = found[form].gmac_s / found[f"{form}, peak"].gmac_s
-                text = f"{form}, {count} tokens, {crew.num_threads} threads: share of the instruction's peak"
+                text = f"{form}, {count} tokens, {crew.size}: share of the instruction's peak"
                 bench.report.compare(text, found=share, target=0.85)
             if f"{form}, prototype" in found:
                 ratio = found[f"{form}, prototype"].us / found[form].us
@@ -266,7 +266,7 @@ def head(bench: Bench) -> None:
                 run()
                 gate(form, difference((call.y,), expected))
                 sides.append(Side(name=f"int{bits}, {form}", run=run, num_bytes=float(memory.size)))
-            part = f"{rows} × {inputs} head of {bits} bits, {crew.num_threads} threads"
+            part = f"{rows} × {inputs} head of {bits} bits, {crew.size}"
             bench.report.measure(part, sides, turns=bench.turns)
 
 
@@ -288,7 +288,7 @@ def main() -> None:
         for part in options.only.split(","):
             PARTS[part](bench)
     for crew in bench.crews:
-        bench.report.machine[f"{crew.num_threads} threads"] = crew.told
+        bench.report.machine[crew.size] = crew.told
     bench.report.show(path=options.json)
 
 
