@@ -118,7 +118,7 @@ def _is_packed(path: Path) -> bool:
 @contextmanager
 def _packed(args: argparse.Namespace) -> Generator[_Subject]:
     from configs.text.tokenizer import open_tokenizer
-    from runtime.cli.progress import compiling_told
+    from runtime.cli.compiling import compiling_told
     from runtime.engine import Engine
     from runtime.engine_scorer import EngineScorer
     from runtime.model_folder import check_vocabulary, open_model

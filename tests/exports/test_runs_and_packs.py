@@ -71,7 +71,7 @@ def test_a_pack_is_exported_as_its_rounded_weights_are(
 
 def test_a_pack_is_exported_with_the_words_of_its_training_alone(run: Path, tmp_path: Path):
     pack_of_run(run, tmp_path / "run.pack")
-    train_sentencepiece([WORDS[::-1]] * 10, out=tmp_path / "tokenizer.model", vocab_size=280, num_threads=1)
+    train_sentencepiece([WORDS[::-1]] * 10, out=tmp_path / "tokenizer.model", vocab_size=288, num_threads=1)
     with pytest.raises(UsageError, match="was trained with another tokenizer"):
         export_b158(tmp_path / "run.pack", tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
