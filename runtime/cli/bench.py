@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _tests(args: argparse.Namespace) -> Report:
     from runtime.benching import bench_model, bench_process
-    from runtime.cli.progress import compiling_told
+    from runtime.cli.compiling import compiling_told
 
     asked = _asked(args)
     rounds = next(iter(asked.rounds), None)
@@ -111,7 +111,7 @@ def _tests(args: argparse.Namespace) -> Report:
 
 def _long(args: argparse.Namespace) -> Report:
     from runtime.benching import check_rounds
-    from runtime.cli.progress import compiling_told
+    from runtime.cli.compiling import compiling_told
     from runtime.engine import Engine
     from runtime.far import far_report
 

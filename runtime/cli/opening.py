@@ -14,8 +14,8 @@ from configs.errors import ModelError, NotEnoughMemory, UsageError
 from configs.schema.model import ModelConfig
 from configs.text.template import DEFAULT_TEMPLATE, ChatTemplate
 from configs.text.tokenizer import Tokenizer
-from quant import jit
 from runtime.building.tensors import Tensors
+from runtime.cli.compiling import compiling_told
 from runtime.cli.out import interrupted_late
 from runtime.cli.prompt import argument_text
 from runtime.engine import Engine
@@ -50,7 +50,7 @@ def opened(args: argparse.Namespace) -> Generator[Opened]:
     if args.raw and args.system:
         raise UsageError("--raw goes on with a text, which has no --system message", hint="Leave out one.")
     with ExitStack() as held:
-        with interrupted_late() as look_out:
+        with interrupted_late() as look_out, compiling_told(look_out):
             here = _begun(args, held=held, look_out=look_out)
         yield here
 
@@ -69,7 +69,6 @@ def _begun(args: argparse.Namespace, *, held: ExitStack, look_out: Callable[[], 
     template = _template(model, tokenizer)
     spare = _check_memory(args, model, rounds=rounds)
     _check_whole(args, model, look_out=look_out)
-    held.enter_context(jit.on_compile(lambda kernel: _tell_compiling(kernel, look_out=look_out)))
     engine = held.enter_context(Engine(model, num_threads=args.threads))
     speaker = Speaker(engine, num_ids=tokenizer.vocab_size, screen=args.screen)
     session = Session(
@@ -207,11 +206,3 @@ def _check_whole(args: argparse.Namespace, model: PackedModel, *, look_out: Call
             progress(read, total)
 
         check_whole(files, anew=args.verify, progress=advance)
-
-
-def _tell_compiling(kernel: str, *, look_out: Callable[[], None]) -> None:
-    look_out()
-    if sys.stderr.isatty():
-        print(
-            f"\rcompiling {kernel.rsplit('.', 1)[-1]}, once on this machine\x1b[K\r", end="", file=sys.stderr
-        )

@@ -35,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan. A model that does not fit is an error, whose hint says what would."""
+    from runtime.cli.compiling import compiling_told
     from runtime.cli.opening import parsed_size
-    from runtime.cli.progress import compiling_told, share_done
+    from runtime.cli.progress import share_done
     from runtime.planning import plan_model
 
     limit = None if args.memory_limit is None else parsed_size(args.memory_limit)

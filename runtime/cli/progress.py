@@ -1,6 +1,5 @@
 """Progress bars for people, on stderr, so that stdout holds the answer alone."""
 
-import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,23 +31,6 @@ def bytes_read(path: str, *, what: str) -> Generator[Callable[[int], None]]:
         file = Path(path)
         task = bar.add_task(what, total=file.stat().st_size if file.is_file() else None)
         yield lambda number: bar.advance(task, number)
-
-
-@contextmanager
-def compiling_told() -> Generator[None]:
-    """Inside, a person is told of each kernel that has to be compiled; a pipe is not."""
-    from quant import jit
-
-    def tell(kernel: str) -> None:
-        print(
-            f"\rcompiling {kernel.rsplit('.', 1)[-1]}, once on this machine\x1b[K\r", end="", file=sys.stderr
-        )
-
-    if not sys.stderr.isatty():
-        yield
-        return
-    with jit.on_compile(tell):
-        yield
 
 
 @contextmanager

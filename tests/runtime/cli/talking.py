@@ -73,6 +73,11 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
+    def interrupt(self) -> None:
+        """Ctrl-C at a person's pace: readline misses a signal between the echo of a key and its wait."""
+        time.sleep(0.5)
+        self.type("\x03")
+
     def wait_for(self, pattern: str, *, seconds: float = 60) -> str:
         """What comes up to the end of the pattern."""
         deadline = time.monotonic() + seconds

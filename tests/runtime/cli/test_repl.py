@@ -8,7 +8,8 @@ import pytest
 
 from tests.runtime.cli.talking import FOREVER, ROOT, Terminal, make_model
 
-PROMPT = r"\n> |^> "
+# Three tokens, and never none: an answer that ends at once shows no line.
+BRIEF = ["-n", "3", *FOREVER[2:]]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_ctrl_c_ends_an_answer_and_twice_the_talk(model: Path, tmp_path: Path):
         terminal.wait_for("taken back: hello\r\n> ")
         terminal.type("half a line")
         terminal.wait_for("half a line")
-        terminal.type("\x03")
+        terminal.interrupt()
         terminal.wait_for(r"Ctrl-C again leaves.*\r\n> ")
         assert terminal.leaves(typing="\x03") == 130
 
@@ -48,14 +49,14 @@ def test_two_in_a_row_leave_in_the_middle_of_an_answer(model: Path, tmp_path: Pa
 
 
 def test_lines_are_remembered_from_talk_to_talk(model: Path, tmp_path: Path):
-    with Terminal("-m", str(model), "-n", "3", state=tmp_path) as terminal:
+    with Terminal("-m", str(model), *BRIEF, state=tmp_path) as terminal:
         terminal.wait_for(r"> ")
         terminal.type("first message\n")
         terminal.wait_for(r"message\r\n")
         terminal.wait_for(r"\n> ")
         terminal.type("\x04")
         assert terminal.leaves() == 0
-    with Terminal("-m", str(model), "-n", "3", state=tmp_path) as terminal:
+    with Terminal("-m", str(model), *BRIEF, state=tmp_path) as terminal:
         terminal.wait_for(r"> ")
         terminal.type("\x10\n")
         terminal.wait_for(r"first message")
@@ -67,7 +68,7 @@ def test_lines_are_remembered_from_talk_to_talk(model: Path, tmp_path: Path):
 
 
 def test_a_home_that_cannot_be_written_costs_the_history_alone(model: Path):
-    with Terminal("-m", str(model), "-n", "3", state=Path("/proc/nowhere")) as terminal:
+    with Terminal("-m", str(model), *BRIEF, state=Path("/proc/nowhere")) as terminal:
         terminal.wait_for(r"> ")
         terminal.type("hello\n")
         terminal.wait_for(r"hello\r\n")
