@@ -27,14 +27,14 @@ class Generation:
     """How the next token is drawn unless told otherwise."""
 
     temperature: Annotated[
-        float, Key("Flattens the choice; 0 takes the best", "planned", low=0.0, high=100.0)
+        float, Key("Flattens the choice; 0 takes the best", "works", low=0.0, high=100.0)
     ] = 0.7
-    top_p: Annotated[float, Key("Share of probability kept", "planned", low=0.0, high=1.0)] = 0.92
+    top_p: Annotated[float, Key("Share of probability kept", "works", low=0.0, high=1.0)] = 0.92
     repetition_penalty: Annotated[
-        float, Key("Divides the logits of tokens already seen", "planned", low=0.01, high=100.0)
+        float, Key("Divides the logits of tokens already seen", "works", low=0.01, high=100.0)
     ] = 1.08
-    max_new_tokens: Annotated[int, Key("Longest answer", "planned", unit="tokens", low=1)] = 4096
-    do_sample: Annotated[bool, Key("Draw; false takes the best token", "planned")] = True
+    max_new_tokens: Annotated[int, Key("Longest answer", "works", unit="tokens", low=1)] = 4096
+    do_sample: Annotated[bool, Key("Draw; false takes the best token", "works")] = True
     stream: Annotated[bool, Key("Show tokens as they come", "planned")] = True
 
 

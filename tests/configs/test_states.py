@@ -21,6 +21,7 @@ from configs.raw import as_object, drop, get, put
 from configs.schema.keys import QUANTITY, fields_of, sections
 from configs.schema.model import ModelConfig
 from runtime.inspection import inspect_config
+from runtime.sampling import settings_of
 from tests.chimera.test_config_keys import KEYS as MODEL_KEYS
 from tests.chimera.train.test_step import KEYS as STEP_KEYS
 from tests.chimera.train.test_training_keys import OTHERS, PHASE_KEYS, SWITCHES
@@ -112,6 +113,8 @@ def observed(config: ModelConfig) -> Any:
         config.rounds_default,
         config.name_or_path,
         config.deployment.max_streams,
+        settings_of(config.generation),
+        config.generation.max_new_tokens,
     )
 
 
@@ -318,7 +321,9 @@ def test_sizes_and_claims_are_keys_of_the_schema():
 
 
 def test_what_is_inert_is_what_the_file_names():
-    assert inert_paths({"hidden_size": 64, "generation": {"top_p": 0.5, "_note": 1}}) == ["generation.top_p"]
+    assert inert_paths({"hidden_size": 64, "generation": {"stream": False, "_note": 1}}) == [
+        "generation.stream"
+    ]
     assert inert_paths({"auto_map": {}, "_x": 1, "modes": {"_": 1, "a": {"audit": 0.5, "loops": 1}}}) == [
         "modes.a.audit"
     ]
