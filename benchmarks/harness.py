@@ -10,6 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+REST_S = 0.02
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
@@ -64,12 +66,14 @@ class Report:
     ) -> list[Row]:
         """Time the sides in turns, so that a change of the machine's speed meets all of them.
 
-        Each runs once before it is timed, or it would pay for what the side before it put into the caches.
+        Each rests and runs once before it is timed, or it would pay for the side before it: for its threads,
+        which spin for a while after their work is done, and for what it put into the caches.
         """
         loops = [_loops(side.run, at_least_s=at_least_s) for side in sides]
         times: list[list[float]] = [[] for _ in sides]
         for _ in range(turns):
             for side, count, found in zip(sides, loops, times, strict=True):
+                time.sleep(REST_S)
                 side.run()
                 start = time.perf_counter()
                 for _ in range(count):
