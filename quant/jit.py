@@ -200,9 +200,18 @@ class _KernelCache:
         # Not `refresh`: that makes ready all of the compiler, which does it itself before it compiles.
         nrt.rtsys.initialize(target_context)
         path = self._path()
-        data = path.read_bytes() if path.is_file() else b""
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            data = b""
+        except OSError as error:
+            _cache_notes.append(
+                f"{path} cannot be read: {error.strerror or error}; the kernel was compiled again"
+            )
+            data = b""
         if hashlib.sha256(data[32:]).digest() == data[:32]:
-            os.utime(path)  # what is used is not old
+            with suppress(OSError):  # another user's, or just cleaned away: it is used all the same
+                os.utime(path)  # what is used is not old
             return compiler.CompileResult._rebuild(target_context, *pickle.loads(data[32:]))
         if data:
             _cache_notes.append(f"{path} was damaged; the kernel was compiled again")
@@ -217,7 +226,9 @@ class _KernelCache:
         path = self._path()
         payload = cast(bytes, serialize.dumps(data._reduce()))
         if remember(path, hashlib.sha256(payload).digest() + payload):
-            with suppress(FileNotFoundError):  # another process cleans too
+            with suppress(
+                OSError
+            ):  # another process cleans too, and another user's code is not ours to clean
                 _clean(path, name=self._name)
 
     def enable(self) -> None:

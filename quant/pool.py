@@ -192,7 +192,7 @@ def _checked_parking(parking: Parking | None) -> Parking:
 
 
 def _forget_the_gone() -> None:
-    for crew in [crew for crew in _crews if crew.is_gone()]:
+    for crew in [crew for crew in list(_crews) if crew.is_gone()]:
         _crews.discard(crew)
 
 
@@ -206,7 +206,7 @@ def _end() -> None:
 
 
 def _begin_in_child() -> None:
-    for crew in _crews:
+    for crew in list(_crews):
         if crew.read(STATE) != CLOSED:
             crew.begin()
 

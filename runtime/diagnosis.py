@@ -74,7 +74,7 @@ class _Diagnosis:
             return look()
         except ChimeraError as error:
             self.broken.append(f"{name}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
-        except (ImportError, OSError, RuntimeError) as error:
+        except Exception as error:  # packages that do not fit each other fail in any way
             self.broken.append(f"{name}: {type(error).__name__}: {error}")
         return None
 

@@ -143,6 +143,8 @@ class Speaker:
         np.multiply(self._screen.slack[: self.num_ids], norm_above(self._acts()), out=highest)
         highest += coarse
         ids: Integers = np.flatnonzero(highest >= lowest)
+        if not ids.size:
+            return None  # not a number anywhere: who sees all logits says so
         touched = int(np.count_nonzero(np.diff(ids // ROW_PAIR))) + 1
         spares = touched * PAIRS_SHARE * ROW_PAIR <= self.num_ids
         return ids if spares or self._use == "always" else None

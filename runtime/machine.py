@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.pool import Pool
+from runtime import system
 from runtime.arena import aligned_zeros
 from runtime.machine_kernels import ADDRESS, NUM_PLACES, PIECE_BYTES, RESULT_BYTES, RESULTS, read_memory
 from runtime.program import Count, Program, Step, Value
@@ -35,9 +36,16 @@ class Speeds:
     """Other processes took cores, and the figure is of fewer threads."""
 
 
+def bytes_to_read(cache_bytes: int) -> int:
+    """As much as no cache holds, in whole pieces, where that leaves most of the memory free."""
+    wanted = max(LEAST_READ_BYTES, CACHES_READ * cache_bytes)
+    most = max(LEAST_READ_BYTES, system.memory().available_bytes // 4)
+    return min(wanted, most) // PIECE_BYTES * PIECE_BYTES
+
+
 def measure_speeds(*, num_threads: int | None = None, cache_bytes: int) -> Speeds:
     """A fifth of a second or so; kernels that this machine has never run are compiled before."""
-    read_bytes = max(LEAST_READ_BYTES, CACHES_READ * cache_bytes) // PIECE_BYTES * PIECE_BYTES
+    read_bytes = bytes_to_read(cache_bytes)
     one = Count(cell=np.ones(1, dtype=np.int64))
     memory = aligned_zeros(read_bytes)
     memory[:: PIECE_BYTES // 16] = 1  # a page that nobody has written is no memory yet

@@ -8,7 +8,7 @@ import numpy as np
 from quant.pool import Pool
 from runtime import system
 from runtime.arena import aligned_zeros
-from runtime.machine import CACHES_READ, LEAST_READ_BYTES
+from runtime.machine import bytes_to_read
 from runtime.machine_kernels import ADDRESS, NUM_PLACES, PIECE_BYTES, RESULT_BYTES, RESULTS, read_memory
 from runtime.program import Count, Program, Step
 
@@ -20,7 +20,7 @@ class Reading:
     """Reads with the threads that run a model, so that both do without a core that another process takes."""
 
     def __init__(self, pool: Pool) -> None:
-        num_bytes = max(LEAST_READ_BYTES, CACHES_READ * system.cache_bytes()) // PIECE_BYTES * PIECE_BYTES
+        num_bytes = bytes_to_read(system.cache_bytes())
         self._memory = aligned_zeros(num_bytes)
         self._memory[:: PIECE_BYTES // 16] = 1  # a page that nobody has written is no memory yet
         self._results = aligned_zeros(num_bytes // PIECE_BYTES * RESULT_BYTES)

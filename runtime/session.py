@@ -163,8 +163,19 @@ class Session:
 
     def regenerate(self, *, progress: Progress | None = None) -> Iterator[str]:
         """Answer the last message anew, on another branch."""
-        turn = self._taken_back()
-        return self._answer(turn.message, is_chat=turn.is_chat, branch=turn.branch + 1, progress=progress)
+        return self._answered_anew(self._taken_back(), progress)
+
+    def _answered_anew(self, turn: _Turn, progress: Progress | None) -> Iterator[str]:
+        num_turns = len(self._turns)
+        try:
+            yield from self._answer(
+                turn.message, is_chat=turn.is_chat, branch=turn.branch + 1, progress=progress
+            )
+        finally:
+            if turn.is_chat and len(self._turns) == num_turns:
+                # No answer began, so the old one stands; the stream no longer holds it.
+                self._turns.append(replace(turn, start=None))
+                self._is_stale = True
 
     def undo(self) -> str:
         """Take back the last message and its answer, and give the message."""
@@ -263,7 +274,8 @@ class Session:
         assert self._template is not None, "checked where a chat begins"
         if not self._turns and not self._is_stale:
             return self._opening(message)
-        if self._is_stale:
+        # A stream written anew whose reading was broken off holds none of the talk.
+        if self._is_stale or not self._stream.position:
             return None
         said = [*self._before(), *_exchange(self._turns[-1])]
         return continuation(self._template, said, _user(message))

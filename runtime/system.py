@@ -5,6 +5,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,20 @@ def memory(*, root: Path = ROOT) -> Memory:
 def own_bytes() -> int:
     """Memory that this process has now."""
     return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process had, since it became this program."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    # Not asked first: Linux counts here what the process was that started it.
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def read_text(path: Path) -> str:

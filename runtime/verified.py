@@ -22,8 +22,10 @@ Progress = Callable[[int, int], None]
 def check_whole(files: Sequence[B158File], *, anew: bool = False, progress: Progress | None = None) -> None:
     """Refuse files of which any byte is not as it was written. `anew` reads those that are known as well."""
     known = _known()
-    unknown = [file for file in files if anew or _name(file) not in known]
-    total, read = sum(file.path.stat().st_size for file in unknown), 0
+    # Named before they are read: what is written meanwhile is another file.
+    named = [(file, _name(file)) for file in files]
+    unknown = [(file, name) for file, name in named if anew or name not in known]
+    total, read = sum(file.path.stat().st_size for file, _ in unknown), 0
 
     def advance(num_bytes: int) -> None:
         nonlocal read
@@ -31,7 +33,7 @@ def check_whole(files: Sequence[B158File], *, anew: bool = False, progress: Prog
         if progress is not None:
             progress(read, total)
 
-    for file in unknown:
+    for file, _ in unknown:
         problems = [f"{found.tensor} ({found.part}): {found.what}" for found in file.verify(progress=advance)]
         if problems:
             more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
@@ -39,7 +41,7 @@ def check_whole(files: Sequence[B158File], *, anew: bool = False, progress: Prog
                 f"{file.path} is damaged: {problems[0]}{more}",
                 hint="Copy it again from where it came, or export it again.",
             )
-    names = [_name(file) for file in unknown]
+    names = [name for _, name in unknown]
     if names:
         kept = [*(name for name in known if name not in names), *names][-MOST_REMEMBERED:]
         jit.remember(jit.cache_folder() / MEMORY_NAME, "".join(f"{name}\n" for name in kept).encode())
@@ -56,7 +58,7 @@ def _known() -> list[str]:
 def _name(file: B158File) -> str:
     """What tells a file of some moment from all others, without reading it."""
     found = file.path.stat()
-    words = (
-        f"{os.path.realpath(file.path)}\n{found.st_ino}\n{found.st_size}\n{found.st_mtime_ns}\n{file.digest}"
-    )
+    # The time of the last change cannot be set back, as that of the last writing can.
+    moment = f"{found.st_dev}\n{found.st_ino}\n{found.st_size}\n{found.st_mtime_ns}\n{found.st_ctime_ns}"
+    words = f"{os.path.realpath(file.path)}\n{moment}\n{file.digest}"
     return hashlib.sha256(words.encode("utf-8", "surrogateescape")).hexdigest()[:32]

@@ -57,20 +57,6 @@ def watch(*arguments: str) -> Watched:
     return Watched(first_s=first_s, peak_bytes=int(lines[-1].removeprefix(_PEAK)))
 
 
-def peak_bytes() -> int:
-    """The most memory that this process had, since it became this program."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    # Not asked first: Linux counts here what the process was that started it.
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
-
-
 def _engine(model: str, threads: str, rounds: str, tokens: str) -> None:
     import numpy as np
 
@@ -93,6 +79,8 @@ def _engine(model: str, threads: str, rounds: str, tokens: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Answer, and tell the memory."""
+    from runtime.system import peak_bytes
+
     kind, *rest = arguments
     code = 0
     if kind == "run":

@@ -144,6 +144,8 @@ class _Run:
         )
         prepare(self.model, compile=settings.compile, checkpointing=settings.checkpointing)
         plain = settings.checkpointing or settings.carries or anchor is not None
+        # In float32 experts ask the device how many tokens each has, which a replayed graph cannot.
+        plain = plain or (config.backbone.moe.enabled and not settings.bf16)
         self.step = TrainStep(
             self.model,
             self.optimizer,

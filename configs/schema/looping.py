@@ -37,7 +37,7 @@ class Looping:
     ] = "stochastic_per_sequence"
     adaptive_exit_threshold: Annotated[
         float,
-        Key("Relative change below which a token leaves the loop; 0 never", "planned", low=0.0, high=1.0),
+        Key("Relative change below which a token leaves the loop; 0 never", "works", low=0.0, high=1.0),
     ] = 0.01
     backward_truncation: Annotated[
         Literal["half", "none"], Key("Rounds that training goes back through", "works")

@@ -118,14 +118,17 @@ def _is_packed(path: Path) -> bool:
 @contextmanager
 def _packed(args: argparse.Namespace) -> Generator[_Subject]:
     from configs.text.tokenizer import open_tokenizer
+    from runtime.building.tensors import Tensors
     from runtime.cli.compiling import compiling_told
     from runtime.engine import Engine
     from runtime.engine_scorer import EngineScorer
     from runtime.model_folder import check_vocabulary, open_model
+    from runtime.verified import check_whole
 
     model = open_model(args.model)
     tokenizer = model.tokenizer() if args.tokenizer is None else open_tokenizer(args.tokenizer)
     check_vocabulary(tokenizer, model.config)
+    check_whole(Tensors(model).files)
     with compiling_told(), Engine(model, num_threads=args.threads) as engine:
         yield _Subject(
             scorer=EngineScorer(engine, rounds=args.rounds),

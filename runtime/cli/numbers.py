@@ -5,12 +5,11 @@ The names that a config's diagnostics ask for are used where there is such a par
 the model was opened.
 """
 
-import resource
-
 import numpy as np
 
 from runtime.cli.opening import Opened
 from runtime.state import State
+from runtime.system import peak_bytes
 
 MEMORY = "memory"
 """The field of a layer's state that holds what each head remembers, whatever the kind of layer."""
@@ -35,7 +34,7 @@ def numbers(talk: Opened) -> dict[str, float | int | None]:
         "position": talk.session.position,
         "state_mb": round(talk.session.state_bytes / 1e6, 2),
         "state_norm_max": _largest_norm(talk),
-        "memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1),
+        "memory_mb": round(peak_bytes() / 1e6, 1),
         "threads": talk.engine.num_threads,
         "loop_count_mean": _mean_rounds(talk),
         "moe_expert_load_balance": _load_balance(talk),

@@ -113,6 +113,7 @@ def observed(config: ModelConfig) -> Any:
         config.rounds_default,
         config.name_or_path,
         config.deployment.max_streams,
+        config.looping.adaptive_exit_threshold,
         settings_of(config.generation),
         config.generation.max_new_tokens,
     )

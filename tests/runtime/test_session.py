@@ -200,6 +200,35 @@ def test_cancelling_the_prompt_takes_the_message_back(tokenizer: Tokenizer):
     assert runner.ids == spelled(tokenizer, talk("go", "yes", "on", "fine"), end=1)
 
 
+def test_a_talk_that_was_to_be_read_anew_is_read_whole_after_a_cancelled_try(tokenizer: Tokenizer):
+    # A message that ends in "!" is written at the head of the talk, so such a talk must be read anew.
+    text = "{% if messages[-1]['content'].endswith('!') %}LOUD{% endif %}" + DEFAULT_TEMPLATE
+    runner = Scripted(saying(tokenizer, ["yes", "fine", "so"]))
+    session = begun(runner, tokenizer, template=ChatTemplate.of_tokenizer(tokenizer, text))
+    list(session.say("one"))
+
+    def stop(read: int, total: int) -> None:
+        session.cancel()
+
+    assert list(session.say("long " * 700 + "!", progress=stop)) == []
+    list(session.say("two"))
+    assert runner.ids == spelled(tokenizer, talk("one", "yes", "two", "fine"), end=1)
+
+
+def test_an_answer_stands_where_no_other_began(tokenizer: Tokenizer):
+    runner = Scripted(saying(tokenizer, ["yes", "fine", "so"]))
+    session = begun(runner, tokenizer)
+    list(session.say("long " * 700))
+
+    def stop(read: int, total: int) -> None:
+        session.cancel()
+
+    assert list(session.regenerate(progress=stop)) == []
+    assert session.messages == talk("long " * 700, "yes")
+    list(session.say("two"))
+    assert runner.ids == spelled(tokenizer, talk("long " * 700, "yes", "two", "fine"), end=1)
+
+
 def test_a_fault_while_answering_leaves_a_session_that_goes_on(tokenizer: Tokenizer):
     law = saying(tokenizer, ["one two", "next"])
     runner = Scripted(law)

@@ -111,7 +111,7 @@ def test_the_mean_decay_is_smooth_where_its_series_ends():
     x = torch.tensor([0.0, 1e-9, 0.00999, 0.01, 0.01001, 0.5, 30.0], dtype=FLOAT64, requires_grad=True)
     assert torch.autograd.gradcheck(mean_decay, (x,))
     at_border = mean_decay(torch.tensor([0.01 - 1e-15, 0.01], dtype=FLOAT64))
-    assert at_border[0] == pytest.approx(at_border[1].item(), rel=1e-14)
+    assert at_border[0].item() == pytest.approx(at_border[1].item(), rel=1e-14)
 
 
 @pytest.mark.parametrize("length", [0.0, 1e-20, 1e-6, 1e-3, 1e18])

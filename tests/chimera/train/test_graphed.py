@@ -45,12 +45,14 @@ def many_steps(step: TrainStep, *, apply: bool) -> list[StepResult]:
 @pytest.fixture
 def replayed() -> TrainStep:
     changes = {"chronos": {"expert_dropout": 0.25}}
-    return fresh_step(changes, ternary=False, device="cuda", options=StepOptions(graphs=True))
+    return fresh_step(changes, ternary=False, device="cuda", options=StepOptions(bf16=True, graphs=True))
 
 
 @pytest.fixture
 def plain() -> TrainStep:
-    return fresh_step({"chronos": {"expert_dropout": 0.25}}, ternary=False, device="cuda")
+    return fresh_step(
+        {"chronos": {"expert_dropout": 0.25}}, ternary=False, device="cuda", options=StepOptions(bf16=True)
+    )
 
 
 @pytest.mark.gpu
@@ -61,7 +63,7 @@ def test_replayed_steps_have_the_losses_and_gradients_of_plain_ones(replayed: Tr
     assert replayed._graphed is not None
     assert replayed._graphed._captured
     for one, other in zip(*results, strict=True):
-        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert one.loss == pytest.approx(other.loss, rel=1e-4)
         assert one.terms == pytest.approx(other.terms, rel=1e-4)
         assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-3)
         assert torch.equal(one.counts_LE, other.counts_LE)
@@ -95,7 +97,8 @@ def test_replayed_steps_learn_what_plain_ones_learn(replayed: TrainStep, plain: 
 def test_compiled_blocks_are_replayed_too(plain: TrainStep):
     changes = {"chronos": {"expert_dropout": 0.25}}
     compiled = fresh_step(
-        changes, ternary=False, device="cuda", compiled=True, options=StepOptions(graphs=True)
+        changes, ternary=False, device="cuda", compiled=True, options=StepOptions(bf16=True, graphs=True)
     )
     for one, other in zip(many_steps(compiled, apply=False), many_steps(plain, apply=False), strict=True):
-        assert one.loss == pytest.approx(other.loss, rel=1e-4)
+        # What is fused is rounded to bfloat16 less often.
+        assert one.loss == pytest.approx(other.loss, rel=2e-3)
