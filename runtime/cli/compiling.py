@@ -4,15 +4,17 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from quant import jit
+from quant import cpu, jit
 
+_BAR = 24
+"""Places of the bar."""
 CLEAR = "\x1b[K"
 """Empties the rest of a terminal's line."""
 
 
 @contextmanager
 def compiling_told(look_out: Callable[[], None] | None = None) -> Generator[None]:
-    """Inside, each kernel to be compiled is named on a terminal, on a line that is gone afterwards.
+    """Inside, a bar and the name of each kernel to be compiled stand on a terminal's line, gone afterwards.
 
     `look_out` is called before each of them: it may raise.
     """
@@ -21,11 +23,16 @@ def compiling_told(look_out: Callable[[], None] | None = None) -> Generator[None
         if look_out is not None:
             look_out()
         if for_people:
-            name = kernel.rsplit(".", 1)[-1]
-            told.append(name)
-            print(f"\r{CLEAR}compiling {name}, once on this machine", end="", file=sys.stderr, flush=True)
+            nonlocal most
+            most = max(most or _left_to_compile(), len(told) + 1)
+            told.append(kernel.rsplit(".", 1)[-1])
+            done = _BAR * (len(told) - 1) // most
+            bar = f"[{'#' * done}{'.' * (_BAR - done)}]"
+            line = f"{bar} {len(told)} of at most {most}: compiling {told[-1]}, once on this machine"
+            print(f"\r{CLEAR}{line}", end="", file=sys.stderr, flush=True)
 
     told: list[str] = []
+    most = 0
     for_people = sys.stderr.isatty()
     try:
         with jit.on_compile(tell):
@@ -33,3 +40,11 @@ def compiling_told(look_out: Callable[[], None] | None = None) -> Generator[None
     finally:
         if told:
             print(f"\r{CLEAR}", end="", file=sys.stderr, flush=True)
+
+
+def _left_to_compile() -> int:
+    """Kernels of the table that wait for nobody but the compiler. A model may need fewer."""
+    from quant.kernels.table import OPERATIONS
+
+    best = (operation.forms[cpu.choose(operation.forms).form] for operation in OPERATIONS.values())
+    return sum(not jit.is_compiled(kernel) for kernel in best)

@@ -1,6 +1,6 @@
 """Progress bars for people, on stderr, so that stdout holds the answer alone."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
@@ -20,7 +19,7 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
-    from quant.selfcheck import Chosen
+    pass
 
 
 @contextmanager
@@ -67,27 +66,3 @@ def _bar(*columns: ProgressColumn, console: Console | None = None) -> Progress:
         redirect_stdout=False,
         redirect_stderr=False,
     )
-
-
-def kernels_ready(names: Sequence[str], *, console: Console | None = None) -> "dict[str, Chosen]":
-    """The checked kernel of each operation; a bar is shown as soon as one has to be compiled."""
-    from quant import jit
-    from quant.selfcheck import chosen
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = _bar(*columns, console=console)
-    task = bar.add_task("compiling kernels, once on this machine", total=len(names))
-
-    def begun(kernel: str) -> None:
-        bar.start()
-        bar.update(task, description=f"compiling {kernel.rsplit('.', 1)[-1]}, once on this machine")
-
-    ready: dict[str, Chosen] = {}
-    try:
-        with jit.on_compile(begun):
-            for name in names:
-                ready[name] = chosen(name)
-                bar.advance(task)
-    finally:
-        bar.stop()
-    return ready
