@@ -6,11 +6,11 @@
     python -m benchmarks.proof run WORK --seconds 540 --out OUT                      there, until all is done
     python -m benchmarks.proof report WORK OUT                                       here: tables, pictures
 
-WORK holds the token shards `train` and `val`, and `needles.npz`. Each arm is a process of its own; as many
-run at once as there are GPUs, times `--per-gpu`. A run stops by the clock and goes on with the next call:
-probes that are done, steps up to the last checkpoint and measures are kept. Results are lines of JSON in
-WORK/results; `proof.jsonl` of OUT, put there on another machine, spares it the arms that are finished. The
-commands in full, and how long they take, stand in docs/proof.md.
+WORK holds the token shards `train` and `val`, and `needles.npz`. Each arm is trained at each learning rate,
+by a process of its own; as many run at once as there are GPUs, times `--per-gpu`. A run stops by the clock
+and goes on with the next call: what is done, steps up to the last checkpoint, and measures are kept. Results
+are lines of JSON in WORK/results; `proof.jsonl` of OUT, put there on another machine, spares it what is
+finished. The commands in full, and how long they take, stand in docs/proof/method.md.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.proof_arms import ARMS, SIZES
-from benchmarks.proof_records import Records, Settings, read_records, write_lines
+from benchmarks.proof_records import Records, Settings, read_records, scores_of, write_lines
 from benchmarks.proof_report import report
-from benchmarks.proof_train import RATES, Machine, plan_of, run_arm
+from benchmarks.proof_train import RATES, Machine, next_rate, plan_of, run_arm
 from configs.errors import EXIT_FAILED, ChimeraError, UsageError
 
 LEAST_SECONDS = 45
@@ -39,35 +39,41 @@ MOST_TRIES = 2
 POLL_SECONDS, COPY_SECONDS = 0.2, 5.0
 
 
+Run = tuple[str, float]
+"""An arm and its learning rate."""
+
+
 def run(args: argparse.Namespace) -> int:
-    """Run the arms that are left, so many at once, until all are done or the time is over."""
+    """Do the runs that are left, so many at once, until all are done or the time is over."""
     deadline = time.time() + args.seconds
     names = list(ARMS) if args.arms is None else args.arms.split(",")
     unknown = [name for name in names if name not in ARMS]
     if unknown:
         raise UsageError(f"no arm {unknown[0]!r}; allowed: {', '.join(ARMS)}")
-    plan = plan_of(args.work, _settings(args))
-
-    def left() -> list[str]:
-        return [name for name in names if not Records(args.work, name, plan=plan).is_finished]
-
-    waiting, slots = left(), max(1, args.gpus) * args.per_gpu
-    running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
-    failures: Counter[str] = Counter()
+    plan, rates = plan_of(args.work, _settings(args)), _rates(args)
+    for name in names:
+        Records(args.work, name, rate=rates[0], plan=plan)  # a folder of another proof is refused
+    waiting, slots = _left(args.work, names, rates), max(1, args.gpus) * args.per_gpu
+    running: dict[int, tuple[Run, subprocess.Popen[bytes]]] = {}
+    failures: Counter[Run] = Counter()
     copied = 0.0
     try:
         while running or (waiting and time.time() + LEAST_SECONDS < deadline):
             for slot in range(slots):
                 if slot not in running and waiting and time.time() + LEAST_SECONDS < deadline:
-                    name = waiting.pop(0)
-                    running[slot] = (name, _started(args, name, slot=slot, slots=slots, deadline=deadline))
+                    one = waiting.pop(0)
+                    running[slot] = (one, _started(args, one, slot=slot, slots=slots, deadline=deadline))
             time.sleep(POLL_SECONDS)
-            for slot, (name, process) in list(running.items()):
+            for slot, (one, process) in list(running.items()):
                 if process.poll() is not None:
                     del running[slot]
-                    if process.returncode:
-                        failures[name] += 1
-                        waiting += [name] if failures[name] < MOST_TRIES else []
+                    failures[one] += bool(process.returncode)
+                    under_way = {other for other, _ in running.values()}
+                    waiting = [
+                        other
+                        for other in _left(args.work, names, rates)
+                        if other not in under_way and failures[other] < MOST_TRIES
+                    ]
             if args.out is not None and time.time() - copied > COPY_SECONDS:
                 copied = time.time()
                 write_lines(read_records(args.work), args.out)
@@ -79,18 +85,37 @@ def run(args: argparse.Namespace) -> int:
             process.wait()
         if args.out is not None:
             write_lines(read_records(args.work), args.out)
-    rest = left()
-    failed = [name for name in failures if name in rest]
-    print(f"left: {', '.join(rest) or 'nothing'}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    rest = _left(args.work, names, rates)
+    failed = [one for one in rest if failures[one]]
+    print(f"left: {_words(rest) or 'nothing'}" + (f"; failed: {_words(failed)}" if failed else ""))
     return EXIT_FAILED if failed else 0
 
 
 def arm(args: argparse.Namespace) -> int:
-    """One arm, in this process."""
+    """One arm at one rate, in this process."""
     machine = Machine(device=args.device, compile=args.compile, deadline=args.deadline)
-    rates = [float(rate) for rate in args.rates.split(",")]
-    run_arm(args.work, args.name, settings=_settings(args), machine=machine, rates=rates)
+    run_arm(args.work, args.name, rate=_rates(args)[0], settings=_settings(args), machine=machine)
     return 0
+
+
+def _left(work: Path, names: Sequence[str], rates: Sequence[float]) -> list[Run]:
+    """What is not finished, by rate; an arm goes on beyond the rates where its best is at their edge."""
+    records = read_records(work)
+    scores = {name: scores_of(records, name) for name in names}
+    found = [(name, rate) for rate in rates for name in names if rate not in scores[name]]
+    for name in names:
+        further = next_rate(scores[name], rates)
+        if further is not None and further not in rates:
+            found.append((name, further))
+    return found
+
+
+def _words(runs: Sequence[Run]) -> str:
+    return ", ".join(f"{name} at {rate:g}" for name, rate in runs)
+
+
+def _rates(args: argparse.Namespace) -> list[float]:
+    return [float(rate) for rate in args.rates.split(",")]
 
 
 def needles(args: argparse.Namespace) -> int:
@@ -120,20 +145,20 @@ def write_report(args: argparse.Namespace) -> int:
 
 
 def _started(
-    args: argparse.Namespace, name: str, *, slot: int, slots: int, deadline: float
+    args: argparse.Namespace, one: Run, *, slot: int, slots: int, deadline: float
 ) -> subprocess.Popen[bytes]:
-    """The process of an arm, on the GPU of its slot."""
+    """The process of an arm at a rate, on the GPU of its slot."""
+    name, rate = one
     options: Mapping[str, object] = {
         "size": args.size,
         "tokens": args.tokens,
-        "probe-tokens": args.probe_tokens,
         "rows": args.rows,
         "seq-len": args.seq_len,
         "recall-rows": args.recall_rows,
         "needle-rows": args.needle_rows,
         "questions": args.questions,
         "seed": args.seed,
-        "rates": args.rates,
+        "rates": rate,
         "device": "cuda" if args.gpus else "cpu",
         "deadline": deadline,
     }
@@ -157,7 +182,6 @@ def _settings(args: argparse.Namespace) -> Settings:
     return Settings(
         size=args.size,
         tokens=args.tokens,
-        probe_tokens=args.probe_tokens,
         rows=args.rows,
         seq_len=args.seq_len,
         recall_rows=args.recall_rows,
@@ -170,7 +194,6 @@ def _settings(args: argparse.Namespace) -> Settings:
 def _add_settings(part: argparse.ArgumentParser) -> None:
     part.add_argument("--size", default="full", choices=tuple(SIZES))
     part.add_argument("--tokens", type=int, default=60_000_000, help="of an arm")
-    part.add_argument("--probe-tokens", type=int, default=3_000_000, help="of a probe of a learning rate")
     part.add_argument("--rows", type=int, default=32, help="of a step")
     part.add_argument("--seq-len", type=int, default=1024)
     part.add_argument("--recall-rows", type=int, default=2, help="of a step's rows")

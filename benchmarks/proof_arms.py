@@ -6,7 +6,7 @@ A twin in bfloat16 is the same model with its quantisers off; its file is the la
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -79,6 +79,10 @@ class Arm:
     experts: bool = False
     matched: bool = True
     """Whether the inner width is chosen for the file's size; else it is the hybrid's own."""
+    shaped_as: str | None = None
+    """An arm whose inner width it takes, whatever its file's size."""
+    quantization: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Laid over the config's section."""
 
     @property
     def is_transformer(self) -> bool:
@@ -97,6 +101,20 @@ ARMS: Mapping[str, Arm] = {
     "hybrid_no_loops": Arm(title="hybrid, no loops", experts=True, matched=False),
     "hybrid_no_moe": Arm(title="hybrid, no experts", looped=True),
     "gated_delta": Arm(title="Gated DeltaNet", pattern="GD"),
+    "delta_mlstm": Arm(title="with two mLSTM", pattern="GD XM GD GD GD XM GD GD"),
+    "delta_titans": Arm(title="with one Titans", pattern="GD GD GD TM GD GD GD GD"),
+    "delta_sherry": Arm(
+        title="Sherry",
+        pattern="GD",
+        shaped_as="gated_delta",
+        quantization={"sherry_mode": {"enabled": True}},
+    ),
+    "delta_correction": Arm(
+        title="with a correction",
+        pattern="GD",
+        shaped_as="gated_delta",
+        quantization={"hgf_correction": {"enabled": True}},
+    ),
 }
 
 
@@ -104,6 +122,9 @@ ARMS: Mapping[str, Arm] = {
 def config_of(name: str, *, size: SizeName, vocab_size: int) -> ModelConfig:
     """The config of an arm."""
     arm, common = ARMS[name], SIZES[size]
+    if arm.shaped_as is not None:
+        inner = config_of(arm.shaped_as, size=size, vocab_size=vocab_size).intermediate_size
+        return _config(arm, common, vocab_size=vocab_size, inner=inner)
     if not arm.matched:
         return _config(arm, common, vocab_size=vocab_size, inner=common.inner)
     target = file_bytes(config_of("hybrid", size=size, vocab_size=vocab_size))
@@ -175,6 +196,7 @@ def _config(arm: Arm, common: Size, *, vocab_size: int, inner: int) -> ModelConf
         "vocab_size": vocab_size,
         "backbone": backbone,
         "looping": dict(common.loop) if arm.looped else {},
+        "quantization": dict(arm.quantization),
         **common.extra,
     }
     return build_config(raw, source="an arm of the proof")

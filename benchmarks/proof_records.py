@@ -1,12 +1,14 @@
 """Results of a proof as lines of JSON, in one folder for all arms.
 
-An arm's file has a line for each thing found: `sizes`, `probe`, `trained`, `evaluated`. Each line names its
-arm and the digest of what the proof was run with, so that files of several machines can lie side by side, and
-results of other data or another budget are refused. What has a line is not done again.
+An arm has a file for each learning rate, with a line for each thing found: `sizes`, `trained`, `evaluated`.
+Each line names its arm, its rate and the digest of what the proof was run with, so that files of several
+machines can lie side by side, and results of other data or another budget are refused. What has a line is not
+done again.
 """
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,8 +30,6 @@ class Settings:
     size: SizeName
     tokens: int
     """Places of rows that an arm learns from, padding and practice among them."""
-    probe_tokens: int
-    """The same for one probe of a learning rate."""
     rows: int
     """Of a step."""
     seq_len: int
@@ -47,11 +47,8 @@ class Settings:
                 f"{self.recall_rows} + {self.needle_rows} of {self.rows} rows are practice; "
                 "allowed are 1 to all but one"
             )
-        if self.num_steps < 2 or self.probe_steps < 2:
-            raise UsageError(
-                f"{self.tokens} tokens, {self.probe_tokens} for a probe, by {self.step_tokens} a step; "
-                "two steps of each are needed"
-            )
+        if self.num_steps < 2:
+            raise UsageError(f"{self.tokens} tokens by {self.step_tokens} a step; two steps are needed")
 
     @property
     def step_tokens(self) -> int:
@@ -63,30 +60,31 @@ class Settings:
         """Steps of an arm."""
         return self.tokens // self.step_tokens
 
-    @property
-    def probe_steps(self) -> int:
-        """Steps of a probe."""
-        return self.probe_tokens // self.step_tokens
-
     def digest(self, *data: str) -> str:
         """Of the settings, and of the data that they are run on."""
         return hashlib.sha256(json.dumps([asdict(self), *data]).encode()).hexdigest()[:16]
 
 
 class Records:
-    """The lines of one arm, which this process adds to, beside those that are there."""
+    """The lines of one arm at one rate, which this process adds to, beside those that are there."""
 
-    def __init__(self, work: Path, arm: str, *, plan: str) -> None:
-        self.arm, self.plan = arm, plan
-        self._path = work / FOLDER / f"{arm}.jsonl"
+    def __init__(self, work: Path, arm: str, *, rate: float, plan: str) -> None:
+        self.arm, self.rate, self.plan = arm, rate, plan
+        self._path = work / FOLDER / f"{self.name}.jsonl"
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self.found = [one for one in read_records(work) if one["arm"] == arm]
-        foreign = {one["plan"] for one in self.found} - {plan}
+        of_arm = [one for one in read_records(work) if one["arm"] == arm]
+        self.found = [one for one in of_arm if one["rate"] == rate]
+        foreign = {one["plan"] for one in of_arm} - {plan}
         if foreign:
             raise UsageError(
                 f"{self._path.parent} holds {arm} of another proof: {', '.join(sorted(foreign))}",
                 hint=f"This one is {plan}: other settings, data or needles. Name another folder.",
             )
+
+    @property
+    def name(self) -> str:
+        """Of the run, for files and for whoever watches."""
+        return f"{self.arm}-{self.rate:g}"
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The lines of one kind."""
@@ -99,7 +97,7 @@ class Records:
 
     def add(self, kind: str, values: Mapping[str, Any]) -> None:
         """Write a line, to the disk."""
-        record = {"arm": self.arm, "plan": self.plan, "kind": kind, **values}
+        record = {"arm": self.arm, "rate": self.rate, "plan": self.plan, "kind": kind, **values}
         # A line that a killed process cut short is ended first: it is dropped when it is read.
         cut = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
         with self._path.open("ab") as file:
@@ -115,7 +113,7 @@ def read_records(work: Path) -> list[dict[str, Any]]:
     for path in sorted((work / FOLDER).glob("*.jsonl")):
         for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
             record = _record(line)
-            if record is not None and not all(key in record for key in ("arm", "plan", "kind")):
+            if record is not None and not all(key in record for key in ("arm", "rate", "plan", "kind")):
                 raise DataError(f"{path}:{number}: not a result of a proof: {line[:60]!a}")
             if record is not None and record not in found:
                 found.append(record)
@@ -130,10 +128,20 @@ def write_lines(records: Sequence[Mapping[str, Any]], out: Path) -> Path:
     return out / LINES
 
 
-def newest(records: Sequence[Mapping[str, Any]], arm: str, kind: str) -> Mapping[str, Any] | None:
-    """The last line of a kind of an arm; None where there is none."""
+def scores_of(records: Sequence[Mapping[str, Any]], arm: str) -> dict[float, float]:
+    """Bits per byte of an arm by learning rate, of what is finished; infinite where it diverged."""
+    return {
+        one["rate"]: math.inf if "diverged_at" in one else one["bits_per_byte"]["all"]
+        for one in records
+        if one["arm"] == arm and one["kind"] == LAST
+    }
+
+
+def best_run(records: Sequence[Mapping[str, Any]], arm: str, kind: str) -> Mapping[str, Any] | None:
+    """The line of a kind of an arm's best run, or of any while none is finished; None where there is none."""
     fitting = [one for one in records if one["arm"] == arm and one["kind"] == kind]
-    return fitting[-1] if fitting else None
+    scores = scores_of(records, arm)
+    return min(fitting, key=lambda one: scores.get(one["rate"], math.inf), default=None)
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -1,11 +1,12 @@
 """The results of a proof: tables in Markdown, pictures, and one file of lines for another run to take up."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.proof_arms import ARMS
-from benchmarks.proof_records import LAST, newest, read_records, write_lines
+from benchmarks.proof_records import LAST, best_run, read_records, scores_of, write_lines
 from chimera.train.plot import Curve, draw
 from configs.errors import DataError
 from quant.atomic import atomic_file
@@ -13,15 +14,16 @@ from quant.atomic import atomic_file
 PAGE = "proof.md"
 FAMILIES: Mapping[str, Sequence[str]] = {
     "peers": ("hybrid", "transformer", "hybrid_bf16", "transformer_bf16"),
-    "parts": ("hybrid", "hybrid_no_loops", "hybrid_no_moe", "gated_delta"),
+    "parts": ("hybrid", "hybrid_no_loops", "hybrid_no_moe", "gated_delta", "delta_mlstm", "delta_titans"),
+    "forms": ("gated_delta", "delta_sherry", "delta_correction"),
 }
-"""Arms that are drawn in one picture: what the whole is compared with, and what it is made of."""
+"""Arms of one picture: what the whole is compared with, what it is made of, other forms of weights."""
 TWINS = (("hybrid", "hybrid_bf16"), ("transformer", "transformer_bf16"))
 MOST_GAP = 0.08
 """That a ternary model may lie above its twin in bfloat16."""
 
 Found = Mapping[str, Mapping[str, Any]]
-"""The last line of a kind, by arm."""
+"""The line of a kind of each arm's best run."""
 
 
 def report(work: Path, out: Path) -> list[Path]:
@@ -52,7 +54,7 @@ def page(records: Sequence[Mapping[str, Any]], pictures: Sequence[str]) -> str:
     ]
     if evaluated:
         parts += [_sources(evaluated), _recall(evaluated), _needles(evaluated)]
-    parts.append(_probes(records))
+    parts.append(_rates(records))
     if pictures:
         parts.append("## Pictures\n\n" + "\n".join(f"![{name}]({name})" for name in pictures) + "\n")
     return "\n".join(part for part in parts if part)
@@ -120,23 +122,22 @@ def _sizes(sizes: Found, trained: Found) -> str:
     return "## Sizes\n\n" + table(head, rows)
 
 
-def _probes(records: Sequence[Mapping[str, Any]]) -> str:
-    scores = {(one["arm"], one["rate"]): one["bits_per_byte"] for one in records if one["kind"] == "probe"}
-    rates = sorted({rate for _, rate in scores})
-    names = [name for name in ARMS if any(arm == name for arm, _ in scores)]
+def _rates(records: Sequence[Mapping[str, Any]]) -> str:
+    scores = {name: scores_of(records, name) for name in ARMS}
+    rates = sorted({rate for found in scores.values() for rate in found})
 
-    def cell(name: str, rate: float) -> str:
-        if (name, rate) not in scores:
+    def cell(found: Mapping[float, float], rate: float) -> str:
+        if rate not in found:
             return ""
-        score = scores[name, rate]
-        return "diverged" if score is None else f"{score:.4f}"
+        score = f"{found[rate]:.4f}" if math.isfinite(found[rate]) else "diverged"
+        return f"**{score}**" if found[rate] == min(found.values()) else score
 
-    if not names:
+    if not rates:
         return ""
-    rows = [(ARMS[name].title, *(cell(name, rate) for rate in rates)) for name in names]
-    return "## Probes of the learning rate, bits per byte\n\n" + table(
-        ("arm", *(f"{rate:g}" for rate in rates)), rows
-    )
+    rows = [
+        (ARMS[name].title, *(cell(found, rate) for rate in rates)) for name, found in scores.items() if found
+    ]
+    return "## Bits per byte by learning rate\n\n" + table(("arm", *(f"{rate:g}" for rate in rates)), rows)
 
 
 def _sources(evaluated: Found) -> str:
@@ -200,5 +201,5 @@ def _head(corner: str, names: Sequence[str]) -> Sequence[str]:
 
 
 def _by_arm(records: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Mapping[str, Any]]:
-    found = {name: newest(records, name, kind) for name in ARMS}
-    return {name: one for name, one in found.items() if one is not None}
+    found = {name: best_run(records, name, kind) for name in ARMS}
+    return {name: one for name, one in found.items() if one is not None and "diverged_at" not in one}

@@ -1,8 +1,7 @@
-"""One arm of the first proof, from probes of the learning rate to measures, in as many calls as it takes.
+"""One arm of the first proof at one learning rate, from first weights to measures, in any number of calls.
 
-The model is built, compiled and captured once: probes and training load the same first weights into it, in
-place, so that CUDA graphs hold. Each probe has a warm-up and a cosine of its own; the rate with the fewest
-bits per byte wins, and where that is the highest or the lowest tried, the next one beyond is tried too.
+An arm is trained whole at each rate, and its best run counts: short probes were tried first and misled, since
+a rate that is ahead after a twentieth of the tokens is often behind at the end.
 """
 
 import math
@@ -34,13 +33,13 @@ from chimera.train.step import MicroBatch, StepOptions, TrainStep, prepare
 from chimera.train.validation import validate
 from configs.errors import ChimeraError
 
-RATES = (1e-3, 2e-3, 4e-3)
-MOST_PROBES = 5
+RATES = (2e-3, 4e-3, 1e-3)
+MOST_RATES = 5
 NEXT_RATE = 2.0
 WEIGHT_DECAY, GRAD_CLIP = 0.1, 1.0
 WARMUP_SHARE, MOST_WARMUP = 0.1, 100
 QUICK_ROWS = 96
-"""Of the validation text, for probes and on the way."""
+"""Of the validation text, on the way."""
 LOG_EVERY = 10
 VALIDATIONS, SAVES = 12, 6
 """In the course of a run, evenly spread."""
@@ -71,18 +70,26 @@ def plan_of(work: Path, settings: Settings) -> str:
     return settings.digest(*(one.digest for one in shards), needles.digest)
 
 
-def run_arm(work: Path, name: str, *, settings: Settings, machine: Machine, rates: Sequence[float]) -> bool:
-    """Do what is left of an arm; whether it is finished."""
-    records = Records(work, name, plan=plan_of(work, settings))
+def run_arm(work: Path, name: str, *, rate: float, settings: Settings, machine: Machine) -> bool:
+    """Do what is left of an arm at a rate; whether it is finished."""
+    records = Records(work, name, rate=rate, plan=plan_of(work, settings))
     if records.is_finished:
         return True
-    folder = work / "runs" / name
+    folder = work / "runs" / records.name
     folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder)
     try:
-        return _Arm(work, name, settings=settings, machine=machine, records=records).through(rates)
+        return _Arm(work, name, settings=settings, machine=machine, records=records).through()
     finally:
         lock.release()
+
+
+class _Diverged(Exception):
+    """A loss or a gradient is no number."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        super().__init__(f"step {step}")
 
 
 class _Rows(NamedTuple):
@@ -102,7 +109,7 @@ class _Arm:
     ) -> None:
         self.name, self.settings, self.machine, self.records = name, settings, machine, records
         self.began: float | None = time.time()
-        self.folder = work / "runs" / name
+        self.folder = work / "runs" / records.name
         self.train, self.validation = open_shards(work / "train"), open_shards(work / "val")
         self.needles = open_needles(work, seq_len=settings.seq_len)
         self.vocab_size = vocab_size_of(self.train)
@@ -115,18 +122,17 @@ class _Arm:
         model = build_arm(name, size=settings.size, vocab_size=self.vocab_size, seed=settings.seed)
         self.model = model.to(self.device).train()
         self.loss = math.nan
-        self.first = {key: value.clone() for key, value in self.model.state_dict().items()}
         prepare(self.model, compile=machine.compile, checkpointing=False)
         self.step = TrainStep(
             self.model,
-            self._fresh_optimizer(),
+            adamw(self.model, weight_decay=WEIGHT_DECAY),
             grad_clip=GRAD_CLIP,
             seed=settings.seed,
             options=StepOptions(bf16=on_gpu, graphs=on_gpu and machine.compile),
         )
 
-    def through(self, rates: Sequence[float]) -> bool:
-        """Sizes, probes, training, measures; whether it came to the end."""
+    def through(self) -> bool:
+        """Sizes, training, measures; whether it came to the end."""
         if not self.records.of("sizes"):
             sizes = costs(
                 self.name,
@@ -135,8 +141,13 @@ class _Arm:
                 seq_len=self.settings.seq_len,
             )
             self.records.add("sizes", sizes | {"settings": asdict(self.settings)})
-        rate = self._probed(rates)
-        if rate is None or not self._trained(rate) or self.machine.is_over:
+        try:
+            trained = self._trained()
+        except _Diverged as gone:
+            self.records.add(LAST, {"diverged_at": gone.step})
+            self.say(f"diverged at step {gone.step}")
+            return True
+        if not trained or self.machine.is_over:
             self.say("stopped; the next call goes on")
             return False
         measures = evaluate(
@@ -154,41 +165,11 @@ class _Arm:
 
     def say(self, text: str) -> None:
         """A line for whoever watches."""
-        print(f"{self.name}: {text}", flush=True)
+        print(f"{self.records.name}: {text}", flush=True)
 
-    def _probed(self, rates: Sequence[float]) -> float | None:
-        """The best learning rate; None where the time was over before it was known."""
-        scores = {one["rate"]: _score(one) for one in self.records.of("probe")}
-        while (rate := next_rate(scores, rates)) is not None:
-            began = time.time()
-            self._begin()
-            schedule = self._schedule(rate, self.settings.probe_steps)
-            for step, rows in self._rows(0, schedule.num_steps):
-                if self.machine.is_over:
-                    return None
-                if not self._one(step, schedule, rows):
-                    break
-            else:
-                score = self._quick_score()
-                scores[rate] = score
-                self._add_probe(rate, score, began)
-                continue
-            scores[rate] = math.inf
-            self._add_probe(rate, None, began)
-        best = min(scores, key=lambda rate: scores[rate])
-        if math.isinf(scores[best]):
-            raise ChimeraError(f"{self.name}: every probe diverged, rates {sorted(scores)}")
-        return best
-
-    def _add_probe(self, rate: float, score: float | None, began: float) -> None:
-        """A probe's line; no score stands for one that diverged."""
-        seconds = round(time.time() - began, 1)
-        self.records.add("probe", {"rate": rate, "bits_per_byte": score, "seconds": seconds})
-        self.say(f"probe {rate:g}: {'diverged' if score is None else f'{score:.4f} bits per byte'}")
-
-    def _trained(self, rate: float) -> bool:
+    def _trained(self) -> bool:
         """Whether the training is done, from its last checkpoint on."""
-        schedule = self._schedule(rate, self.settings.num_steps)
+        schedule = self._schedule()
         done = self._resume()
         if done == schedule.num_steps and self.records.of("trained"):
             return True
@@ -200,7 +181,7 @@ class _Arm:
         for step, rows in self._rows(done, schedule.num_steps):
             began = time.perf_counter()
             if not self._one(step, schedule, rows):
-                raise ChimeraError(f"{self.name}: loss or gradient of step {step} is no number")
+                raise _Diverged(step)
             done, took = step + 1, time.perf_counter() - began
             over, last = self.machine.is_over, done == schedule.num_steps
             if done % LOG_EVERY == 0 or last:
@@ -218,20 +199,14 @@ class _Arm:
         log.close()
         course = _course(read_log(self.folder / LOG_NAME), self.settings)
         memory = round(peak_memory_bytes(self.device) / 1e9, 1)
-        self.records.add("trained", {"rate": rate, "memory_gb": memory, **course})
+        self.records.add("trained", {"memory_gb": memory, **course})
         return True
 
     def _place(self, done: int) -> dict[str, int]:
         return {"step": done, "tokens": done * self.settings.step_tokens}
 
-    def _begin(self) -> None:
-        """The first weights again, in place: a captured graph reads them where they lie."""
-        self.model.load_state_dict(self.first)
-        self.step.optimizer = self._fresh_optimizer()
-
     def _resume(self) -> int:
         """Steps done; the state is that of the last checkpoint, or the first."""
-        self._begin()
         found = checkpoint.load_latest(self.folder / "checkpoints", say=self.say)
         if found is None:
             return 0
@@ -252,14 +227,12 @@ class _Arm:
         }
         checkpoint.save(self.folder / "checkpoints", state, step=done, keep=1)
 
-    def _fresh_optimizer(self) -> torch.optim.AdamW:
-        return adamw(self.model, weight_decay=WEIGHT_DECAY)
-
-    def _schedule(self, rate: float, num_steps: int) -> Schedule:
+    def _schedule(self) -> Schedule:
+        num_steps = self.settings.num_steps
         warmup = min(MOST_WARMUP, max(1, int(WARMUP_SHARE * num_steps)))
         return Schedule(
             kind="cosine_warmup",
-            peak=rate,
+            peak=self.records.rate,
             num_steps=num_steps,
             warmup_steps=warmup,
             weight_decay=WEIGHT_DECAY,
@@ -340,17 +313,13 @@ def next_rate(scores: dict[float, float], rates: Sequence[float]) -> float | Non
     for rate in rates:
         if rate not in scores:
             return rate
-    if len(scores) >= max(MOST_PROBES, len(rates)) or len(scores) < 2:
+    if len(scores) >= max(MOST_RATES, len(rates)) or len(scores) < 2:
         return None
     tried = sorted(scores)
     best = min(scores, key=lambda rate: scores[rate])
     if math.isinf(scores[best]) or best not in (tried[0], tried[-1]):
         return None
     return best * NEXT_RATE if best == tried[-1] else best / NEXT_RATE
-
-
-def _score(probe: dict[str, Any]) -> float:
-    return math.inf if probe["bits_per_byte"] is None else probe["bits_per_byte"]
 
 
 def _course(log: Sequence[dict[str, Any]], settings: Settings) -> dict[str, Any]:

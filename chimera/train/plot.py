@@ -19,7 +19,7 @@ FEW_POINTS = 60
 HEADROOM = 0.02
 FLAT = 1e-9
 """Heights that differ by no more than this share of themselves are one height."""
-COLOURS = ("#1f6fb2", "#d1495b", "#2e8b57", "#8f5fbf")
+COLOURS = ("#1f6fb2", "#d1495b", "#2e8b57", "#8f5fbf", "#c97b12", "#5b6770")
 
 
 class Curve(NamedTuple):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SEQ_LEN, ROWS = 256, 6
 SETTINGS = (
     *("--size=micro", f"--seq-len={SEQ_LEN}", f"--rows={ROWS}", "--recall-rows=1", "--needle-rows=1"),
-    *("--questions=2", "--rates=4e-3", "--no-compile", f"--probe-tokens={2 * SEQ_LEN * ROWS}"),
+    *("--questions=2", "--rates=4e-3", "--no-compile"),
 )
 ABSENT = ("matplotlib", "numba", "psutil", "rich", "sentencepiece", "zstandard")
 """Packages that no part of a proof may need where it is run."""

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import proof
 from benchmarks.proof_arms import ARMS
-from benchmarks.proof_records import LINES, Records, Settings, read_records, write_lines
+from benchmarks.proof_records import LINES, Records, Settings, best_run, read_records, write_lines
 from benchmarks.proof_report import report
 from benchmarks.proof_tasks import practice_recall
 from benchmarks.proof_train import next_rate
@@ -25,12 +25,12 @@ PATIENCE_SECONDS = 250.0
 
 
 def lines(arm: str, **more: Any) -> dict[str, Any]:
-    return {"arm": arm, "plan": "p", "kind": "probe", "rate": 1e-3, "bits_per_byte": 1.0, **more}
+    return {"arm": arm, "plan": "p", "kind": "trained", "rate": 1e-3, **more}
 
 
 def settings(**changes: Any) -> Settings:
     usual: dict[str, Any] = {
-        "size": "micro", "tokens": 4096, "probe_tokens": 2048, "rows": 4, "seq_len": 256, "recall_rows": 1,
+        "size": "micro", "tokens": 4096, "rows": 4, "seq_len": 256, "recall_rows": 1,
         "needle_rows": 1, "questions": 2,
     }  # fmt: skip
     return Settings(**(usual | changes))
@@ -41,7 +41,7 @@ def test_killed_and_gone_on_with_all_arms_come_to_a_report(tmp_path: Path):
     work, out, blocked = made_work(tmp_path / "work"), tmp_path / "out", tmp_path / "blocked"
     # Killed as soon as an arm has a checkpoint: its processes end by themselves, and no line is lost.
     first = started(work, TOKENS, "--seconds=1500", "--arms=transformer,hybrid", blocked=blocked)
-    checkpoints = work / "runs" / "transformer" / "checkpoints"
+    checkpoints = work / "runs" / "transformer-0.004" / "checkpoints"
     begun = time.monotonic()
     while not saved_steps(checkpoints):
         assert first.poll() is None
@@ -50,27 +50,36 @@ def test_killed_and_gone_on_with_all_arms_come_to_a_report(tmp_path: Path):
     first.kill()
     first.wait()
     before = read_records(work)
-    assert {one["kind"] for one in before if one["arm"] == "transformer"} >= {"sizes", "probe"}
+    assert {one["kind"] for one in before if one["arm"] == "transformer"} >= {"sizes"}
 
     # What was found so far comes to another machine as one file; here its arms go on from their checkpoints.
     second = started(work, TOKENS, "--seconds=1500", f"--out={out}", blocked=blocked)
     assert second.wait() == 0
-    records = read_records(work)
-    assert all(one in records for one in before)
+    found = read_records(work)
+    assert all(one in found for one in before)
     for name in ARMS:
-        assert len([one for one in records if one["arm"] == name and one["kind"] == "evaluated"]) == 1
-        assert len([one for one in records if one["arm"] == name and one["kind"] == "probe"]) == 1
-    assert json.loads((out / LINES).read_text().splitlines()[-1]) in records
+        assert len([one for one in found if one["arm"] == name and one["kind"] == "evaluated"]) == 1
+        assert len([one for one in found if one["arm"] == name and one["kind"] == "trained"]) == 1
+    assert json.loads((out / LINES).read_text().splitlines()[-1]) in found
 
     third = started(work, TOKENS, "--seconds=1500", blocked=blocked)
     assert third.wait() == 0
-    assert read_records(work) == records
+    assert read_records(work) == found
     written = report(work, tmp_path / "pages")
     page = written[0].read_text()
-    for head in ("Findings", "Sizes", "Bits per byte by source", "Associative recall", "Needles", "Probes"):
+    for head in (
+        "Findings",
+        "Sizes",
+        "Bits per byte by source",
+        "Associative recall",
+        "Needles",
+        "Bits per byte by learning rate",
+    ):
         assert f"## {head}" in page
     assert {path.name for path in written if path.suffix == ".svg"} == {
-        f"proof-{kind}-{family}.svg" for kind in ("validation", "recall") for family in ("peers", "parts")
+        f"proof-{kind}-{family}.svg"
+        for kind in ("validation", "recall")
+        for family in ("peers", "parts", "forms")
     }
 
 
@@ -97,28 +106,47 @@ def test_a_rate_is_looked_for_beyond_the_highest_and_the_lowest():
     assert next_rate({1.0: 3.0, 2.0: 2.0, 4.0: 1.5, 8.0: 1.2, 16.0: 1.1}, rates) is None
 
 
+def records(work: Path, arm: str, *, rate: float = 1e-3, plan: str = "p") -> Records:
+    return Records(work, arm, rate=rate, plan=plan)
+
+
+def test_an_arm_goes_on_beyond_its_first_or_last_rate_and_its_best_run_is_reported(tmp_path: Path):
+    for rate, score in ((1e-3, 1.0), (2e-3, 0.9)):
+        one = records(tmp_path, "hybrid", rate=rate)
+        one.add("trained", {"memory_gb": rate})
+        one.add("evaluated", {"bits_per_byte": {"all": score}})
+    records(tmp_path, "transformer").add("evaluated", {"bits_per_byte": {"all": 1.0}})
+    records(tmp_path, "transformer", rate=2e-3).add("evaluated", {"diverged_at": 7})
+    assert proof._left(tmp_path, ["hybrid", "transformer"], [1e-3, 2e-3]) == [
+        ("hybrid", 4e-3),
+        ("transformer", 5e-4),
+    ]
+    assert best_run(read_records(tmp_path), "hybrid", "trained")["memory_gb"] == 2e-3
+    assert "diverged_at" not in best_run(read_records(tmp_path), "transformer", "evaluated")
+
+
 def test_lines_that_were_cut_short_are_done_again_and_others_are_kept(tmp_path: Path):
-    Records(tmp_path, "hybrid", plan="p").add("probe", {"rate": 1e-3, "bits_per_byte": 1.0})
-    path = tmp_path / "results" / "hybrid.jsonl"
+    records(tmp_path, "hybrid").add("trained", {"n": 1})
+    path = tmp_path / "results" / "hybrid-0.001.jsonl"
     path.write_bytes(path.read_bytes() + b'{"arm": "hybrid", "pl')
-    Records(tmp_path, "hybrid", plan="p").add("evaluated", {"n": 1})
-    assert [one["kind"] for one in Records(tmp_path, "hybrid", plan="p").found] == ["probe", "evaluated"]
-    assert Records(tmp_path, "hybrid", plan="p").is_finished
+    records(tmp_path, "hybrid").add("evaluated", {"n": 1})
+    assert [one["kind"] for one in records(tmp_path, "hybrid").found] == ["trained", "evaluated"]
+    assert records(tmp_path, "hybrid").is_finished
 
 
 def test_one_file_of_lines_spares_another_machine_what_is_done(tmp_path: Path):
-    Records(tmp_path / "a", "hybrid", plan="p").add("evaluated", {"n": 1})
+    records(tmp_path / "a", "hybrid").add("evaluated", {"n": 1})
     write_lines(read_records(tmp_path / "a"), tmp_path / "b" / "results")
-    there = Records(tmp_path / "b", "hybrid", plan="p")
-    assert there.is_finished
-    Records(tmp_path / "b", "transformer", plan="p").add("probe", {"n": 2})
+    assert records(tmp_path / "b", "hybrid").is_finished
+    assert not records(tmp_path / "b", "hybrid", rate=2e-3).is_finished
+    records(tmp_path / "b", "transformer").add("trained", {"n": 2})
     assert len(read_records(tmp_path / "b")) == 2
 
 
 def test_lines_of_another_proof_are_refused(tmp_path: Path):
     write_lines([lines("hybrid"), lines("transformer", plan="q")], tmp_path / "results")
     with pytest.raises(UsageError, match="another proof"):
-        Records(tmp_path, "hybrid", plan="r")
+        records(tmp_path, "hybrid", rate=2e-3, plan="r")
     with pytest.raises(DataError, match="several proofs"):
         report(tmp_path, tmp_path / "out")
 
