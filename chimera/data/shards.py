@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chimera.data.shard_index import DATA_NAMES, INDEX_NAME, ShardIndex, check_files, digest_of, read_index
+from chimera.data.shard_tables import HINT, largest, map_column, read_table
 from chimera.data.sources import Source, documents_of
 from chimera.train.folder_lock import NAME as LOCK_NAME
 from chimera.train.folder_lock import FolderLock
@@ -150,24 +151,16 @@ def open_shards(folder: str | Path) -> Shards:
     folder = Path(folder)
     index = read_index(folder)
     check_files(folder, index)
-    try:
-        lengths_N, source_N, id_bytes = (
-            np.load(folder / name) for name in ("lengths.npy", "sources.npy", "bytes.npy")
-        )
-    except ValueError as error:
-        raise DataError(
-            f"{folder}: a table cannot be read: {error}", hint="Build the shards again."
-        ) from None
     shards = Shards(
         folder=folder,
         digest=index.digest,
         tokenizer_digest=index.tokenizer,
         sources=index.sources,
-        tokens=np.memmap(folder / "tokens.bin", dtype=index.dtype, mode="r"),
-        answers=np.memmap(folder / "answers.bin", dtype=np.uint8, mode="r"),
-        lengths_N=lengths_N,
-        source_N=source_N,
-        id_bytes=id_bytes,
+        tokens=map_column(folder / "tokens.bin", index.dtype),
+        answers=map_column(folder / "answers.bin", "uint8"),
+        lengths_N=read_table(folder / "lengths.npy", np.int32),
+        source_N=read_table(folder / "sources.npy", np.uint16),
+        id_bytes=read_table(folder / "bytes.npy", np.uint16),
     )
     _check_tables(shards)
     return shards
@@ -177,9 +170,7 @@ def _check_tables(shards: Shards) -> None:
     """Refuse tables that do not fit each other, though each is what its digest says."""
     lengths, sources = shards.lengths_N, shards.source_N
     fits = (
-        (lengths.dtype, sources.dtype, shards.id_bytes.dtype) == (np.int32, np.uint16, np.uint16)
-        and lengths.ndim == sources.ndim == shards.id_bytes.ndim == 1
-        and len(lengths) == len(sources)
+        len(lengths) == len(sources)
         and int(lengths.min(initial=1)) > 0
         and int(sources.max(initial=0)) < len(shards.sources)
         and int(lengths.sum(dtype=np.int64)) == len(shards.tokens) == len(shards.answers)
@@ -187,7 +178,14 @@ def _check_tables(shards: Shards) -> None:
     if not fits:
         raise DataError(
             f"{shards.folder}: the tables do not fit {len(shards.tokens)} tokens",
-            hint="Build the shards again.",
+            hint=HINT,
+        )
+    # An id beyond the vocabulary would be read beside the embedding.
+    if largest(shards.tokens) >= len(shards.id_bytes) or largest(shards.answers) > 1:
+        raise DataError(
+            f"{shards.folder}: a token is no id of the {len(shards.id_bytes)} that bytes.npy counts, or its "
+            "mark as an answer is neither 0 nor 1",
+            hint=HINT,
         )
 
 

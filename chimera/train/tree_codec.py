@@ -114,7 +114,8 @@ def _decoded(value: Any, tensors: Mapping[str, Tensor], source: str) -> Any:
     match tag, inner:
         case "tensor", str() if inner in tensors:
             return tensors[inner]
-        case "array", str() if inner in tensors:
+        # NumPy has no bfloat16, so no array was written as one.
+        case "array", str() if inner in tensors and tensors[inner].dtype != torch.bfloat16:
             return tensors[inner].numpy()
         case "float", "nan" | "inf" | "-inf":
             return float(inner)

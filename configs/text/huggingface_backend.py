@@ -20,6 +20,7 @@ from configs.text.huggingface_file import (
     HuggingFaceFile,
     Json,
     adds_leading_space,
+    check_growth,
     objects,
     parse_json,
     read_huggingface_file,
@@ -50,6 +51,7 @@ def load_huggingface(data: bytes, *, source: str, side_config: bytes | None = No
     """The tokenizer of a tokenizer.json's bytes; `side_config` is the tokenizer_config.json beside it."""
     try:
         file = read_huggingface_file(data)
+        check_growth(file)
         lossy_because = why_lossy(file)
     except ValueError as error:
         raise TokenizerError(f"{source}: not a usable tokenizer.json: {error}", hint=HINT) from None
@@ -128,6 +130,8 @@ def _hide(root: Json, hidden: dict[str, str]) -> Json:
         "added_tokens": added,
         "truncation": None,
         "padding": None,
+        # It adds special tokens, which nobody asks for here, and may give the text several times.
+        "post_processor": None,
     }
 
 

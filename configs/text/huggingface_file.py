@@ -24,6 +24,13 @@ _USUAL_NAMES: dict[str, tuple[str, ...]] = {
 
 Json = dict[str, Any]
 
+MAX_VALUES = 8_000_000
+"""Values in a file, of which each takes many times its bytes; the largest vocabularies have half as many."""
+MAX_STEPS = 64
+MAX_GROWTH = 256
+"""How many times its length a text may have after a file's normalisers and pre-tokenizers."""
+_GROWTH: dict[str, int] = {"Precompiled": 16, "NFKC": 4, "NFKD": 4, "ByteLevel": 4}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HuggingFaceFile:
@@ -81,6 +88,8 @@ def read_huggingface_file(data: bytes) -> HuggingFaceFile:
 
 def parse_json(data: bytes) -> Json:
     """The JSON object of a file that another program wrote, many megabytes long: the library's own parser."""
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise ValueError(f"it has more than {MAX_VALUES} values")
     try:
         return _object(json.loads(data.decode("utf-8-sig")), "the file")
     except json.JSONDecodeError as error:
@@ -96,6 +105,33 @@ def objects(value: Any, what: str) -> list[Json]:
     if not isinstance(value, list):
         raise ValueError(f"{what} is not a list")
     return [_object(item, f"an item of {what}") for item in cast(list[Any], value)]
+
+
+def check_growth(file: HuggingFaceFile) -> None:
+    """Refuse steps that together may make far more of a text than it is: few bytes would fill the memory."""
+    steps = [
+        *parts(file.root.get("normalizer"), "normalizers"),
+        *parts(file.root.get("pre_tokenizer"), "pretokenizers"),
+    ]
+    growth = 1
+    for step in steps:
+        growth *= _growth(step)
+        if growth > MAX_GROWTH or len(steps) > MAX_STEPS:
+            raise ValueError(
+                f"its {len(steps)} steps may make a text more than {MAX_GROWTH} times as long, or are more "
+                f"than {MAX_STEPS}"
+            )
+
+
+def _growth(step: Json) -> int:
+    """How many times as long a step may make a text; what only adds an end to it does not count."""
+    kind, content = step.get("type"), step.get("content")
+    if kind != "Replace" or not isinstance(content, str):
+        return _GROWTH.get(str(kind), 1)
+    pattern = step.get("pattern")
+    found = cast(Json, pattern).get("String") if isinstance(pattern, dict) else None
+    # An expression may match the empty text between any two characters.
+    return max(1, -(-len(content) // len(found))) if isinstance(found, str) and found else 1 + len(content)
 
 
 def why_lossy(file: HuggingFaceFile) -> str:

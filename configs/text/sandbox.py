@@ -35,6 +35,8 @@ from configs.text.sandbox_budget import (
     to_json,
 )
 
+# A tenth of this is a long template. Each part costs a hundred times more to compile than to write.
+MAX_PARTS = 16_384
 # What the text between a loop's tags costs, in each round.
 LOOP_CHARACTERS_PER_STEP = 16
 MACRO_STEPS = 16
@@ -180,6 +182,16 @@ class Rewriter(NodeTransformer):
         toll.set_lineno(node.lineno)
         node.body.insert(0, toll)
         return self.generic_visit(node)
+
+
+def check_size(tree: nodes.Node) -> None:
+    """Refuse a parsed template of too many parts before it is compiled, however deep they lie."""
+    waiting, found = [tree], 0
+    while waiting:
+        waiting.extend(waiting.pop().iter_child_nodes())
+        found += 1
+        if found > MAX_PARTS:
+            raise Refused(f"has more than {MAX_PARTS} parts")
 
 
 def _metered(method: str, *args: nodes.Expr, at: nodes.Node) -> nodes.Expr:

@@ -28,6 +28,8 @@ SEGMENT_CHARACTERS = 4096
 REPLACEMENT = "\ufffd".encode()
 HINT_DAMAGED = "Copy the file again from where it came, or train one with train_sentencepiece."
 
+IN_TEXT = (PieceKind.NORMAL, PieceKind.USER_DEFINED)
+
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE_AFTER_WORD = re.compile(r"(?<=[^ ]) ")
 
@@ -77,8 +79,9 @@ def load_sentencepiece(data: bytes, *, source: str) -> Tokenizer:
 
 
 def _is_special(piece: FilePiece) -> bool:
-    is_space = not piece.text.replace(SPACE_MARK, " ").strip()
-    return piece.kind == PieceKind.CONTROL or (piece.kind == PieceKind.USER_DEFINED and not is_space)
+    if piece.kind is PieceKind.USER_DEFINED:
+        return bool(piece.text.replace(SPACE_MARK, " ").strip())
+    return piece.kind is PieceKind.CONTROL
 
 
 def _hide_user_defined(data: bytes, file: SentencePieceFile) -> bytes:
@@ -118,6 +121,8 @@ def _processor(data: bytes, *, source: str) -> _Processor:
 
 
 def _bytes_of(piece: FilePiece, *, has_bytes: bool) -> bytes | None:
+    if piece.kind is PieceKind.NORMAL:
+        return piece.text.replace(SPACE_MARK, " ").encode("utf-8")
     if piece.kind == PieceKind.UNUSED:
         return None
     if piece.kind == PieceKind.UNKNOWN:
@@ -130,6 +135,7 @@ def _bytes_of(piece: FilePiece, *, has_bytes: bool) -> bytes | None:
 
 
 def _why_lossy(file: SentencePieceFile, *, has_bytes: bool) -> str:
+    has_space = any(piece.text == SPACE_MARK and piece.kind in IN_TEXT for piece in file.pieces)
     reasons = {
         "its normaliser rewrites characters": file.has_rules,
         "its denormaliser rewrites characters": file.has_denormalizer,
@@ -137,6 +143,7 @@ def _why_lossy(file: SentencePieceFile, *, has_bytes: bool) -> str:
         "it removes repeated spaces": file.removes_extra_spaces,
         "it cuts at white space without keeping it": not file.escapes_spaces,
         "it has no byte pieces, so unknown characters are lost": not has_bytes,
+        "it has no piece for a space": not has_space,
     }
     return "; ".join(reason for reason, holds in reasons.items() if holds)
 
@@ -150,31 +157,30 @@ def _exact_encoder(
 ) -> Callable[[str], list[int]]:
     """Encode line by line, long lines in segments, with U+2581 as bytes."""
     mark_ids = [byte_ids[byte] for byte in SPACE_MARK.encode()]
-    texts = [piece.text for piece in file.pieces if piece.kind in (PieceKind.NORMAL, PieceKind.USER_DEFINED)]
+    texts = [piece.text for piece in file.pieces if piece.kind in IN_TEXT]
     crosses_space = re.compile(f"[^{SPACE_MARK}]{SPACE_MARK}")
     cut_at_newline = not any("\n" in text for text in texts)
     cut_at_space = not any(crosses_space.search(text) for text in texts)
 
-    def encode_line(line: str) -> list[int]:
+    def parts_of(line: str) -> Iterator[list[int]]:
         if len(line) <= SEGMENT_CHARACTERS and SPACE_MARK not in line:
-            return processor.encode(line)
-        ids: list[int] = []
+            yield processor.encode(line)
+            return
         for number, part in enumerate(line.split(SPACE_MARK)):
             if number:
-                ids.extend(mark_ids)
+                yield mark_ids
             for segment in segments(part) if cut_at_space else (part,):
-                ids.extend(processor.encode(segment))
-        return ids
+                yield processor.encode(segment)
 
     def encode(text: str) -> list[int]:
-        if not cut_at_newline or "\n" not in text:
-            return encode_line(text)
         ids: list[int] = []
-        for number, line in enumerate(text.split("\n")):
+        # An id that comes again is the same number: a long text has few, and each would take 32 bytes anew.
+        known: dict[int, int] = {}
+        for number, line in enumerate(text.split("\n") if cut_at_newline else (text,)):
             if number:
                 ids.append(byte_ids[0x0A])
-            if line:
-                ids.extend(encode_line(line))
+            for part in parts_of(line) if line else ():
+                ids.extend(map(known.setdefault, part, part))
         return ids
 
     return encode

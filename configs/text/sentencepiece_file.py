@@ -8,9 +8,18 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from math import inf
+from typing import NamedTuple
 
 NORMALIZER_FIELD = 3
 DENORMALIZER_FIELD = 5
+MAX_PIECES = 500_000
+MAX_REPLACEMENT_BYTES = 256
+"""The longest text that a normaliser's rule may put in the place of a character."""
+TAG_TEXT, TAG_SCORE = 0x0A, 0x15
+"""How a piece's text and its score begin, by number and wire type."""
+SHORTEST_USUAL_BYTES = 8
+_SCORE = struct.Struct("<f")
 WIRE_VARINT, WIRE_64_BITS, WIRE_BYTES, WIRE_32_BITS = 0, 1, 2, 5
 
 
@@ -25,8 +34,7 @@ class PieceKind(IntEnum):
     BYTE = 6
 
 
-@dataclass(frozen=True, slots=True)
-class FilePiece:
+class FilePiece(NamedTuple):
     """One piece: its text, its type, and where in the file its type stands (None if left out)."""
 
     text: str
@@ -57,10 +65,13 @@ def read_sentencepiece_file(data: bytes) -> SentencePieceFile:
             continue
         if number == 1:
             pieces.append(_piece(data, start, end))
+            if len(pieces) > MAX_PIECES:
+                raise ValueError(f"it holds more than {MAX_PIECES} pieces")
         elif number == NORMALIZER_FIELD:
             for field, field_wire, first, last, value in _fields(data, start, end):
                 if field == 2 and field_wire == WIRE_BYTES and last > first:
                     has_rules = True
+                    _check_rules(data[first:last])
                 elif field in flags and field_wire == WIRE_VARINT:
                     flags[field] = bool(value)
         elif number == DENORMALIZER_FIELD:
@@ -79,13 +90,32 @@ def read_sentencepiece_file(data: bytes) -> SentencePieceFile:
     )
 
 
+def _check_rules(rules: bytes) -> None:
+    """Refuse rules that make much of little: their table's size, the table, then texts with zeros between."""
+    table_end = 4 + int.from_bytes(rules[:4], "little")
+    longest = max(map(len, rules[table_end:].split(b"\0")))
+    if longest > MAX_REPLACEMENT_BYTES:
+        raise ValueError(f"its normaliser puts {longest} bytes in the place of a character")
+
+
 def _piece(data: bytes, start: int, end: int) -> FilePiece:
+    # Nearly all are written so: a short text, a score, and the type if it is no normal one.
+    if end - start < SHORTEST_USUAL_BYTES:
+        return _any_piece(data, start, end)
+    text_end = start + 2 + data[start + 1]
+    is_usual = data[start] == TAG_TEXT and 2 < text_end - start < 130 and end - text_end == 5
+    if is_usual and data[text_end] == TAG_SCORE and -inf < _SCORE.unpack_from(data, text_end + 1)[0] < inf:
+        return FilePiece(data[start + 2 : text_end].decode("utf-8"), PieceKind.NORMAL, None)
+    return _any_piece(data, start, end)
+
+
+def _any_piece(data: bytes, start: int, end: int) -> FilePiece:
     text, kind, kind_at = "", PieceKind.NORMAL, None
     for number, wire, first, last, value in _fields(data, start, end):
         if number == 1 and wire == WIRE_BYTES:
             text = data[first:last].decode("utf-8")
         elif number == 2 and wire == WIRE_32_BITS:
-            score = struct.unpack_from("<f", data, first)[0]
+            score = _SCORE.unpack_from(data, first)[0]
             if score != score:
                 raise ValueError(f"a piece at byte {start} has no number for a score")
         elif number == 3 and wire == WIRE_VARINT:
@@ -118,6 +148,8 @@ def _fields(data: bytes, pos: int, end: int) -> Iterator[tuple[int, int, int, in
 
 
 def _varint(data: bytes, pos: int, end: int) -> tuple[int, int]:
+    if pos < end and data[pos] < 0x80:
+        return data[pos], pos + 1
     value = shift = 0
     while pos < end and shift < 64:
         byte = data[pos]

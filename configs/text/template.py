@@ -14,7 +14,7 @@ from jinja2 import nodes
 
 from configs.errors import TokenizerError
 from configs.text.marks import BEGIN_REPLY, END_REPLY, FIRST_SPECIAL, MAX_SPECIALS, Generation, Marker, Marks
-from configs.text.sandbox import Rewriter, Sandbox
+from configs.text.sandbox import Rewriter, Sandbox, check_size
 from configs.text.sandbox_budget import Refused, with_budget
 from configs.text.tokenizer import Piece, Special, Tokenizer
 
@@ -84,6 +84,7 @@ class ChatTemplate:
         sandbox.extend(reply_marks=(self._marks.of(BEGIN_REPLY), self._marks.of(END_REPLY)))
         try:
             tree = sandbox.parse(source)
+            check_size(tree)
             tree = Rewriter().visit(Marker(self._marks).visit(tree))
             code = sandbox.compile(cast(nodes.Template, tree))
             self._template = jinja2.Template.from_code(sandbox, code, sandbox.globals)
