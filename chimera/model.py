@@ -28,6 +28,8 @@ from configs.inventory import layers
 from configs.schema.model import ModelConfig
 from quant.qat.activations import RMSNorm, norm_quant
 from quant.qat.embedding import QuantEmbedding
+from quant.qat.linear import add_corrections
+from quant.qat.sherry import use_sherry
 
 ModelState = tuple[tuple[State, ...], ...]
 """The state of a batch of streams, [layer][round]."""
@@ -102,6 +104,11 @@ class ChimeraForCausalLM(nn.Module):
             else None
         )
         self.final_norm = RMSNorm(D, eps=config.rms_norm_eps)
+        quantization = config.quantization
+        if quantization.sherry_mode.enabled:
+            use_sherry(self)
+        if quantization.hgf_correction.enabled:
+            add_corrections(self, rank=quantization.hgf_correction.rank)
 
     def initial_state(self, batch: int, *, rounds: int | None = None) -> ModelState:
         """The state before a text, for streams of at most `rounds` rounds."""

@@ -17,7 +17,8 @@ from chronos_moe.dispatch import dispatch, expert_rows, gather_pairs, spread
 from chronos_moe.grouped import grouped_linear
 from quant.activations import BLOCK, ActBlock
 from quant.qat.activations import fake_quantize_activations
-from quant.qat.linear import BitLinear
+from quant.qat.linear import BitLinear, WeightForm
+from quant.qat.sherry import fake_quantize_sherry
 from quant.qat.weights import fake_quantize_weight
 from quant.ternary import GROUP, GroupSize
 
@@ -28,6 +29,7 @@ class ExpertLinear(nn.Module):
     """A ternary matrix per expert, stacked: [experts, outputs, inputs]."""
 
     quant_mix: Tensor | None
+    arenas: Tensor | None
 
     def __init__(
         self,
@@ -45,7 +47,9 @@ class ExpertLinear(nn.Module):
         self.weight = nn.Parameter(
             torch.empty(num_experts, num_outputs, num_inputs, device=device, dtype=torch.float32)
         )
+        self.weight_form: WeightForm = "ternary"
         self.register_buffer("quant_mix", None, persistent=False)
+        self.register_buffer("arenas", None, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -53,6 +57,11 @@ class ExpertLinear(nn.Module):
 
     def quantized_weight(self) -> Tensor:
         """The weights that the products see, with their straight-through gradient."""
+        if self.weight_form == "sherry":
+            arenas = self.arenas if self.training else None
+            return fake_quantize_sherry(
+                self.weight, group_size=self.group_size, mix=self.quant_mix, arenas=arenas
+            )
         return fake_quantize_weight(self.weight, group_size=self.group_size, mix=self.quant_mix)
 
     def extra_repr(self) -> str:

@@ -120,21 +120,29 @@ def shares(config: ModelConfig) -> list[Share]:
     ]
 
 
-def tensor_bytes(config: ModelConfig, tensor: Tensor, *, form: TernaryFormat = "2-bit") -> int:
-    """Bytes of one tensor in a packed file, its scales and its padding with it."""
+def own_form(config: ModelConfig) -> TernaryFormat:
+    """The form in which a config's own packed file holds ternary weights."""
+    return "1.25-bit" if config.quantization.sherry_mode.enabled else "2-bit"
+
+
+def tensor_bytes(config: ModelConfig, tensor: Tensor, *, form: TernaryFormat | None = None) -> int:
+    """Bytes of one tensor in a packed file, its scales and its padding with it; in the config's own form."""
     copies = tensor.experts or 1
+    if tensor.folded:
+        return 0
     if tensor.storage == "float32":
         return copies * padded(tensor.size // copies * FLOAT_BYTES, ALIGNMENT)
     rows, columns = tensor.shape[-2:]
     rows, wide = padded(rows, TILE_ROWS), padded(columns, TILE_COLUMNS)
-    if tensor.storage == "embedding":
-        return rows * wide * config.quantization.embedding_bits // 8 + rows * ROW_SCALE_BYTES
+    if tensor.storage in ("embedding", "int8"):
+        bits = config.quantization.embedding_bits if tensor.storage == "embedding" else 8
+        return rows * wide * bits // 8 + rows * ROW_SCALE_BYTES
     # Scales of rows, of tensors and of larger groups are written out for groups of this size.
     scales = rows * -(-columns // INPUTS_A_SCALE) * SCALE_BYTES
-    return copies * (round(rows * wide * TERNARY_BITS[form] / 8) + scales)
+    return copies * (round(rows * wide * TERNARY_BITS[form or own_form(config)] / 8) + scales)
 
 
-def file_bytes(config: ModelConfig, *, form: TernaryFormat = "2-bit", experts: bool | None = None) -> int:
+def file_bytes(config: ModelConfig, *, form: TernaryFormat | None = None, experts: bool | None = None) -> int:
     """Bytes of all tensors, or of routed experts alone, or of all but them."""
     return sum(
         tensor_bytes(config, tensor, form=form)
@@ -143,12 +151,12 @@ def file_bytes(config: ModelConfig, *, form: TernaryFormat = "2-bit", experts: b
     )
 
 
-def part_bytes(config: ModelConfig, part: Part, *, form: TernaryFormat = "2-bit") -> int:
+def part_bytes(config: ModelConfig, part: Part, *, form: TernaryFormat | None = None) -> int:
     """Bytes of the tensors of one part."""
     return sum(tensor_bytes(config, tensor, form=form) for tensor in tensors(config) if tensor.part == part)
 
 
-def bytes_per_token(config: ModelConfig, *, rounds: int, form: TernaryFormat = "2-bit") -> int:
+def bytes_per_token(config: ModelConfig, *, rounds: int, form: TernaryFormat | None = None) -> int:
     """Weight bytes that one decoded token reads: those of the loop in each round, of the head all rows."""
     total = 0
     for tensor, visits in _visited(config, rounds):

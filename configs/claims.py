@@ -110,7 +110,7 @@ def _weights(config: ModelConfig) -> Iterator[Claim]:
 
 
 def _form(config: ModelConfig) -> str:
-    return f"2-bit weights, {config.quantization.embedding_bits}-bit embedding"
+    return f"{accounting.own_form(config)} weights, {config.quantization.embedding_bits}-bit embedding"
 
 
 def _experts(config: ModelConfig) -> Iterator[Claim]:
@@ -160,7 +160,7 @@ def _parts(config: ModelConfig) -> Mapping[str, tuple[float, str, str]]:
     rounds = config.rounds_default
     return {
         "ternary_weights": ((accounting.file_bytes(config) - experts) / MB, "MB", _form(config)),
-        "moe_experts": (experts / MB, "MB", "2-bit weights"),
+        "moe_experts": (experts / MB, "MB", f"{accounting.own_form(config)} weights"),
         "span_bank": (config.span_inference.bank_memory_mb, "MiB", ""),
         "grammar": (config.grammar.storage_mb, "MiB", ""),
         "semantic_mem": (config.semantic_memory.memory_mb, "MiB", ""),

@@ -65,7 +65,8 @@ CLAIMS = (
 
 SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_heads", "head_dim", "vocab_size",
-    "quantization.embedding_bits", "backbone.layer_pattern", "backbone.layer_pattern_repeat",
+    "quantization.embedding_bits", "quantization.sherry_mode.enabled", "quantization.hgf_correction.enabled",
+    "quantization.hgf_correction.rank", "backbone.layer_pattern", "backbone.layer_pattern_repeat",
     "backbone.layer_aliases", "backbone.moe.enabled", "backbone.moe.layers", "backbone.moe.n_routed_experts",
     "backbone.moe.n_shared_experts", "backbone.moe.num_experts_per_tok", "backbone.moe.moe_intermediate_size",
     "backbone.moe.lookahead_steps", "gated_deltanet.conv_size", "gated_deltanet.use_output_gate",

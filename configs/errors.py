@@ -50,6 +50,10 @@ class TokenizerError(ModelError):
     """A tokenizer file or chat template cannot be used, or text cannot be encoded with it."""
 
 
+class StateError(ModelError):
+    """A saved state is missing, damaged, hostile, or of another model, tokenizer, template or version."""
+
+
 class DataError(ChimeraError):
     """A record of a data file is malformed; the message names the file and the line."""
 

@@ -12,7 +12,7 @@ from typing import Literal
 from configs.schema.backbone import LayerKind
 from configs.schema.model import ModelConfig
 
-Storage = Literal["ternary", "embedding", "float32"]
+Storage = Literal["ternary", "embedding", "int8", "float32"]
 Part = Literal["embedding", "mixer", "feed_forward", "experts", "loop", "lookahead", "final_norm"]
 
 
@@ -30,6 +30,8 @@ class Tensor:
     """Number of routed experts stacked in it; 0 for a tensor that every token reads."""
     buffer: bool = False
     """Kept with the weights, but not learnt by gradient."""
+    folded: bool = False
+    """Learnt, and in packed files a factor of its neighbour: they do not hold it."""
 
     @property
     def size(self) -> int:
@@ -76,7 +78,28 @@ def layers(config: ModelConfig) -> tuple[Layer, ...]:
 
 def tensors(config: ModelConfig) -> tuple[Tensor, ...]:
     """Every tensor of the model, in the order of the file."""
-    return tuple(_model(config))
+    rank = config.quantization.hgf_correction.rank if has_correction(config) else 0
+    return tuple(part for tensor in _model(config) for part in _corrected(tensor, rank=rank))
+
+
+def has_correction(config: ModelConfig) -> bool:
+    """Whether projections that every token meets have a low-rank correction beside them."""
+    return config.quantization.hgf_correction.enabled
+
+
+def packed_tensors(config: ModelConfig) -> tuple[Tensor, ...]:
+    """Those that packed files hold."""
+    return tuple(tensor for tensor in tensors(config) if not tensor.folded)
+
+
+def _corrected(tensor: Tensor, *, rank: int) -> Iterator[Tensor]:
+    """A tensor, and behind a projection that every token meets its correction, if there is one."""
+    yield tensor
+    if rank and tensor.storage == "ternary" and not tensor.experts:
+        prefix, (num_outputs, num_inputs) = tensor.name.removesuffix("weight") + "correction.", tensor.shape
+        yield replace(tensor, name=prefix + "down", shape=(rank, num_inputs), storage="int8")
+        yield replace(tensor, name=prefix + "up", shape=(num_outputs, rank), storage="int8")
+        yield replace(tensor, name=prefix + "gate", shape=(1,), storage="float32", folded=True)
 
 
 def _model(config: ModelConfig) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from configs import derive, wording
 from configs.codec import MANY_PROBLEMS, Problem, decode, encode, without_nulls
-from configs.errors import ConfigError
+from configs.errors import ChimeraError, ConfigError
 from configs.migrate import migrated
 from configs.raw import Raw, as_object
 from configs.schema.checks import contradictions
@@ -20,11 +20,17 @@ PRESET_FOLDER = Path(__file__).parent / "presets"
 FOLLOWERS_OF_WIDTH = ("intermediate_size", "num_heads", "head_dim", "initializer_range")
 HINT = "docs/config.md lists every key. Presets: " + ", ".join(PRESETS)
 LARGEST_FILE_BYTES = 16 * 2**20
+LARGEST_REMEMBERED_BYTES, MOST_REMEMBERED = 2**20, 4
+
+_good_texts: dict[bytes, ModelConfig] = {}
 
 
 def load_config(source: str | Path) -> ModelConfig:
     """The config that a preset's name or a path gives: a file, or a folder that holds a config.json."""
-    return build_config(load_raw(source), source=str(source))
+    if isinstance(source, str) and source in PRESETS:
+        return preset(source)
+    path = config_path(source)
+    return parse_config(_read(path, asked=str(source)), source=str(path), named=str(source))
 
 
 def load_raw(source: str | Path) -> Raw:
@@ -52,9 +58,22 @@ def preset(name: str) -> ModelConfig:
     return build_config({"preset": name}, source=name)
 
 
-def parse_config(text: str | bytes, *, source: str) -> ModelConfig:
-    """A config from the text of a file. `source` stands for the file in messages."""
-    return build_config(parse_object(text, source=source), source=source)
+def parse_config(
+    text: str | bytes, *, source: str, named: str = "", error: type[ChimeraError] = ConfigError
+) -> ModelConfig:
+    """A config from the text of a file. `source` stands for the file in messages, or `named` where it parses.
+
+    A text that was good is remembered: a model's config lies beside its weights and inside of them.
+    """
+    key = (text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")).strip()
+    config = _good_texts.get(key)
+    if config is None:
+        config = build_config(parse_object(text, source=source, error=error), source=named or source)
+        if len(key) <= LARGEST_REMEMBERED_BYTES:
+            _good_texts[key] = config
+            while len(_good_texts) > MOST_REMEMBERED:
+                _good_texts.pop(next(iter(_good_texts)))
+    return config
 
 
 def build_config(raw: Mapping[str, Any], *, source: str) -> ModelConfig:

@@ -1,8 +1,9 @@
 """Strict JSON with places: every problem is one line, `FILE:LINE:COLUMN: what`.
 
 The parser keeps its own stack, so that depth costs memory and not Python's recursion, and so that a duplicate
-key or an unclosed bracket has a place to point at. The standard library's decoder gives neither; the tests
-hold the two equal on all text that both accept.
+key or an unclosed bracket has a place to point at. The standard library's decoder gives neither, but is ten
+times as fast: it goes first, and only text that it finds nothing doubtful in is taken from it. The tests hold
+the two equal.
 """
 
 import json
@@ -45,6 +46,72 @@ def parse_object(
     return _Parser(source=source, error=error, first_line=first_line).parse(text)
 
 
+class _DoubtError(Exception):
+    """The fast decoder met something that is refused, or that only the strict parser can judge."""
+
+
+def _fast(text: str) -> dict[str, JsonValue] | None:
+    """What the strict parser would give, or None where that is not certain."""
+    if _ESCAPED_SURROGATE.search(text):
+        return None
+    try:
+        value = cast(object, _DECODER.decode(text))
+    except (ValueError, RecursionError, _DoubtError):
+        return None
+    if not isinstance(value, dict) or _is_deep(cast("dict[str, JsonValue]", value)):
+        return None
+    return cast("dict[str, JsonValue]", value)
+
+
+def _without_duplicates(pairs: "list[tuple[str, JsonValue]]") -> "dict[str, JsonValue]":
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _DoubtError
+    return found
+
+
+def _fast_integer(literal: str) -> int:
+    if len(literal) > MAX_NUMBER_CHARACTERS:
+        raise _DoubtError
+    return int(literal)
+
+
+def _fast_float(literal: str) -> float:
+    value = float(literal)
+    if len(literal) > MAX_NUMBER_CHARACTERS or value in (float("inf"), float("-inf")):
+        raise _DoubtError
+    return value
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise _DoubtError
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_without_duplicates,
+    parse_int=_fast_integer,
+    parse_float=_fast_float,
+    parse_constant=_no_constant,
+)
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _is_deep(value: "dict[str, JsonValue]") -> bool:
+    """Whether anything is nested over MAX_DEPTH, level by level."""
+    level: list[JsonValue] = [value]
+    for _ in range(MAX_DEPTH):
+        inner: list[JsonValue] = []
+        for container in level:
+            members = (
+                container.values() if isinstance(container, dict) else cast("list[JsonValue]", container)
+            )
+            inner += [member for member in members if isinstance(member, dict | list)]
+        if not inner:
+            return False
+        level = inner
+    return True
+
+
 class _Frame:
     """A container that is still open: where it began and the key that waits for its value."""
 
@@ -75,6 +142,9 @@ class _Parser:
         self.text = self.decoded(text) if isinstance(text, bytes) else text.removeprefix("\ufeff")
         if isinstance(text, str) and (lone := _SURROGATE.search(self.text)):
             self.fail(lone.start(), f"lone surrogate U+{ord(lone.group()):04X}, which UTF-8 cannot hold")
+        found = _fast(self.text)
+        if found is not None:
+            return found
         pos = self.after_space(0)
         if pos == len(self.text):
             self.fail(pos, "empty; expected a JSON object")

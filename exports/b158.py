@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from chimera.mixers.table import group_size
 from chimera.saving import WEIGHTS_NAME
 from chimera.train.run_folder import RECORD_NAME
 from configs.errors import ChimeraError, ConfigError, ModelError, UsageError
-from configs.inventory import Tensor, tensors
+from configs.inventory import Tensor, packed_tensors
 from configs.load import load_config, to_json
 from configs.schema.model import ModelConfig
 from configs.schema.quantization import EmbeddingBits
@@ -27,6 +28,7 @@ from quant.atomic import atomic_file
 from quant.container_writer import B158Writer, Piece
 from quant.embedding import quantize_rows
 from quant.packing import ROW_PAIR
+from quant.sherry import quantize_sherry
 from quant.ternary import quantize_ternary
 from runtime.model_folder import CONFIG_NAME, PACKED_SUFFIX
 from runtime.packed_specs import packed_specs, with_embedding_bits
@@ -104,9 +106,9 @@ def _write_weights(
     progress: Progress | None,
 ) -> str:
     specs = packed_specs(config)
-    total, done = sum(tensor.size for tensor in tensors(config)), 0
+    total, done = sum(tensor.size for tensor in packed_tensors(config)), 0
     with B158Writer(path, tensors=specs, config=to_json(config), metadata=metadata) as writer:
-        for tensor in tensors(config):
+        for tensor in packed_tensors(config):
             for expert, part in enumerate(tensor.apart()):
                 for piece in _pieces(source, config, tensor, part, expert=expert):
                     writer.write(part.name, piece)
@@ -124,20 +126,35 @@ def _pieces(
     def read(first: int, after: int) -> NDArray[np.float32]:
         if tensor.experts:
             return source.expert_values(tensor.name, expert=expert, first=first, after=after)
-        return source.values(tensor.name, first=first, after=after)
+        values = source.values(tensor.name, first=first, after=after)
+        gate = gate_of(tensor)
+        return values if gate is None else gated(values, source.values(gate, first=0, after=1))
 
     try:
         if part.storage == "float32":
             yield read(0, part.shape[0])
-        elif part.storage == "embedding":
+        elif part.storage in ("embedding", "int8"):
+            bits = config.quantization.embedding_bits if part.storage == "embedding" else 8
             for rows in _some_rows(read, part.shape):
-                yield quantize_rows(rows, bits=config.quantization.embedding_bits)
+                yield quantize_rows(rows, bits=bits)
         else:
             shared = group_size(config)
+            quantize = quantize_sherry if config.quantization.sherry_mode.enabled else quantize_ternary
             for rows in _some_rows(read, part.shape, whole=shared == "tensor"):
-                yield quantize_ternary(rows, group_size=shared)
+                yield quantize(rows, group_size=shared)
     except UsageError as error:
         raise ModelError(f"{source.folder}: {part.name}: {error.message}", hint=error.hint) from error
+
+
+def gate_of(tensor: Tensor) -> str | None:
+    """The name of the gate that lies in a tensor's rows in a packed file, if one does."""
+    prefix = tensor.name.removesuffix(".correction.up")
+    return None if prefix == tensor.name else f"{prefix}.correction.gate"
+
+
+def gated(up: NDArray[np.float32], gate: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A correction's second matrix with its gate, by the operations of `quant.qat.correction`."""
+    return (torch.tanh(torch.from_numpy(gate)) * torch.from_numpy(up)).numpy()
 
 
 def _some_rows(read: Read, shape: tuple[int, ...], *, whole: bool = False) -> Iterator[NDArray[np.float32]]:

@@ -14,21 +14,26 @@ from chimera.model import ChimeraForCausalLM, ModelState, build
 from chronos_moe.experts import ExpertLinear
 from configs.inventory import tensors
 from exports.checkpoint import open_checkpoint
+from quant.qat.correction import Correction
 from quant.qat.linear import BitLinear
+from runtime.measuring.exit import exit_threshold_of
 
 # Logits of this many words are held at once.
 _LOGITS_AT_ONCE = 2**24
 
 
 class TorchScorer:
-    """`runtime.perplexity.Scorer` for one stream; `rounds` of the loop, or the config's own number.
+    """A `Scorer` for one stream; `rounds` and exit of the loop are the config's where none are given.
 
     The model goes to its evaluation mode, and must not learn while it is scored.
     """
 
-    def __init__(self, model: ChimeraForCausalLM, *, rounds: int | None = None) -> None:
+    def __init__(
+        self, model: ChimeraForCausalLM, *, rounds: int | None = None, exit_threshold: float | None = None
+    ) -> None:
         self.model = model.eval()
         self.rounds = rounds
+        self.exit_threshold = exit_threshold_of(model.config, exit_threshold)
         self._state: ModelState | None = None
         with torch.no_grad():
             self._head_ND = model.embedding.quantized_weight()
@@ -37,7 +42,12 @@ class TorchScorer:
     def score(self, ids_T: NDArray[np.int64], *, goes_on: bool) -> NDArray[np.float64]:
         """Natural logarithms of the probability of each id but the first, given all before it."""
         ids = torch.from_numpy(ids_T).to(self._head_ND.device)
-        out = self.model(ids[None, :-1], state=self._state if goes_on else None, rounds=self.rounds)
+        out = self.model(
+            ids[None, :-1],
+            state=self._state if goes_on else None,
+            rounds=self.rounds,
+            exit_threshold=self.exit_threshold,
+        )
         self._state = out.state
         at_once = max(1, _LOGITS_AT_ONCE // self._head_ND.shape[0])
         losses = [
@@ -50,7 +60,11 @@ class TorchScorer:
 
 
 def open_scorer(
-    checkpoint: Path | str, *, rounds: int | None = None, device: torch.device | str = "cpu"
+    checkpoint: Path | str,
+    *,
+    rounds: int | None = None,
+    exit_threshold: float | None = None,
+    device: torch.device | str = "cpu",
 ) -> TorchScorer:
     """The scorer of a checkpoint, as `exports.checkpoint` finds one."""
     with open_checkpoint(checkpoint) as source:
@@ -60,7 +74,8 @@ def open_scorer(
             for tensor in tensors(source.config)
         }
         model.load_state_dict(weights, assign=True)
-        return TorchScorer(_quantized_once(model.to(device)), rounds=rounds)
+        whole = _quantized_once(model.to(device))
+        return TorchScorer(whole, rounds=rounds, exit_threshold=exit_threshold)
 
 
 def use_threads(number: int | None) -> None:
@@ -80,4 +95,11 @@ def _quantized_once(model: ChimeraForCausalLM) -> ChimeraForCausalLM:
             module.weight = nn.Parameter(module.quantized_weight(), requires_grad=False)
             # On the object, so that whatever asks for the weights gets these.
             setattr(module, "quantized_weight", partial(getattr, module, "weight"))  # noqa: B010
+        elif isinstance(module, Correction):
+            module.down, module.up = (
+                nn.Parameter(weight(), requires_grad=False)
+                for weight in (module.down_weight, module.up_weight)
+            )
+            for part in ("down", "up"):
+                setattr(module, f"{part}_weight", partial(getattr, module, part))
     return model

@@ -16,7 +16,9 @@ from configs.errors import ModelError
 from configs.inventory import tensors
 from quant.embedding import dequantize_rows
 from quant.packing import PackedRows, PackedTernary, unpack_rows, unpack_ternary
+from quant.qat.correction import Correction
 from quant.qat.linear import BitLinear
+from quant.sherry_packing import PackedSherry, unpack_sherry
 from quant.ternary import dequantize_ternary
 from runtime.model_folder import PackedModel, open_model
 
@@ -32,6 +34,10 @@ def torch_model(path: Path | str) -> ChimeraForCausalLM:
     model = build(opened.config, device="meta")
     weights: dict[str, torch.Tensor] = {}
     for tensor in tensors(opened.config):
+        if tensor.folded:
+            # It lies in its neighbour, which nobody multiplies with it again.
+            weights[tensor.name] = torch.zeros(tensor.shape)
+            continue
         parts = [_weight(opened, part.name) for part in tensor.apart()]
         weights[tensor.name] = torch.stack(parts) if tensor.experts else parts[0]
     model.load_state_dict(weights, assign=True)
@@ -45,6 +51,9 @@ def hold_weights(model: ChimeraForCausalLM) -> ChimeraForCausalLM:
         if isinstance(module, BitLinear | ExpertLinear):
             # On the object, so that whatever asks for the weights gets these.
             setattr(module, "quantized_weight", partial(getattr, module, "weight"))  # noqa: B010
+        elif isinstance(module, Correction):
+            for part in ("down", "up"):
+                setattr(module, f"{part}_weight", partial(getattr, module, part))
     embedding = model.embedding
     setattr(embedding, "quantized_weight", partial(getattr, embedding, "weight"))  # noqa: B010
     setattr(embedding, "forward", partial(F.embedding, weight=embedding.weight))  # noqa: B010
@@ -57,6 +66,8 @@ def _weight(opened: PackedModel, name: str) -> torch.Tensor:
     held = opened.file.tensor(name)
     if isinstance(held, PackedTernary):
         array = dequantize_ternary(unpack_ternary(held))
+    elif isinstance(held, PackedSherry):
+        array = dequantize_ternary(unpack_sherry(held))
     elif isinstance(held, PackedRows):
         array = dequantize_rows(unpack_rows(held))
     else:

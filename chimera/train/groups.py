@@ -26,6 +26,8 @@ NO_DECAY = re.compile(
     r")(\.weight)?$|^loop\."
 )
 EMBEDDING = re.compile(r"^embedding\.")
+GATE = re.compile(r"(^|\.)correction\.gate$")
+"""Gates of low-rank corrections, which stop learning before the rest."""
 
 
 class Groups(NamedTuple):
@@ -51,16 +53,22 @@ def group_names(model: nn.Module, *, decay_embedding: bool = False) -> Groups:
 def parameter_groups(
     model: nn.Module, *, weight_decay: float, decay_embedding: bool = False
 ) -> list[dict[str, Any]]:
-    """The groups as an optimiser of PyTorch takes them; each says in `decays` whether the decay is for it."""
+    """The groups as an optimiser of PyTorch takes them; each says in `decays` whether the decay is for it.
+
+    The gates of corrections, if there are any, are a group of their own, which says so in `gates`.
+    """
     names = group_names(model, decay_embedding=decay_embedding)
     by_name = dict(model.named_parameters())
+    gates = [name for name in names.undecayed if GATE.search(name)]
+    others = [name for name in names.undecayed if name not in set(gates)]
     return [
         {
             "params": [by_name[name] for name in group],
             "weight_decay": weight_decay if decays else 0.0,
             "decays": decays,
+            "gates": group is gates,
         }
-        for group, decays in ((names.decayed, True), (names.undecayed, False))
+        for group, decays in ((names.decayed, True), (others, False), (gates, False))
         if group
     ]
 
@@ -72,10 +80,13 @@ def adamw(model: nn.Module, *, weight_decay: float, decay_embedding: bool = Fals
     return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, eps=EPSILON, fused=on_gpu)
 
 
-def set_rates(groups: Iterable[dict[str, Any]], *, rate: float, decay: float) -> None:
+def set_rates(
+    groups: Iterable[dict[str, Any]], *, rate: float, decay: float, gates_learn: bool = True
+) -> None:
     """Set the learning rate of all groups, and the decay of those that have one."""
     for group in groups:
-        group["lr"] = rate
+        # At rate 0 a step leaves a parameter as it is, to the bit.
+        group["lr"] = rate if gates_learn or not group.get("gates") else 0.0
         group["weight_decay"] = decay if group["decays"] else 0.0
 
 

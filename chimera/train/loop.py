@@ -43,7 +43,9 @@ from chimera.train.validation import MOST_ROWS, Score, validate
 from chimera.train.workers import Workers, joined
 from configs.errors import UsageError
 from configs.schema.model import ModelConfig
+from quant.qat.correction import GATE_SHARE
 from quant.qat.linear import set_quant_mix
+from quant.qat.sherry import arenas_at, set_arenas
 
 REWARM_STEPS = 100
 """Steps over which the rate rises after a resume pack, whose moments begin again."""
@@ -198,7 +200,7 @@ class _Run:
                 if self.done + 1 < self.places.num_steps:
                     waiting = ahead.submit(self.places.batches, self.done + 1)
                 rate = self.course.rate(self.done)
-                set_rates(self.optimizer.param_groups, rate=rate, decay=self.course.decay(self.done))
+                self._set_course(rate)
                 result = self._one(batches)
                 if not result.finite:
                     self._stop(result, rate)
@@ -262,6 +264,18 @@ class _Run:
             first_step=self.done,
             tokens_before=self.tokens,
         )
+
+    def _set_course(self, rate: float) -> None:
+        """What changes from step to step by the step's number alone."""
+        share = self.done / self.places.num_steps
+        set_rates(
+            self.optimizer.param_groups,
+            rate=rate,
+            decay=self.course.decay(self.done),
+            gates_learn=share < GATE_SHARE,
+        )
+        if self.settings.ternary:
+            set_arenas(self.model, arenas_at(share))
 
     def _one(self, batches: list[Batch]) -> StepResult:
         micro = self.places.on_device(batches, step=self.done)

@@ -33,6 +33,7 @@ from chronos_moe.pairs import Segments
 from chronos_moe.passes import RoutingPass, counts_by_layer
 from chronos_moe.soft_gate import draw_available
 from configs.errors import UsageError
+from quant.qat.correction import gate_penalty, gates_of
 
 TERMS = ("balance", "temporal", "lookahead", "anchor")
 """Routing losses, as they are logged; one of weight 0 is not computed."""
@@ -106,6 +107,7 @@ class TrainStep:
             and (name != "anchor" or anchor is not None)
         )
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.gates = gates_of(model)
         self.device = self.parameters[0].device
         self.state: ModelState | None = None
         self._sums = torch.zeros(1 + len(self.terms), dtype=torch.float64, device=self.device)
@@ -195,6 +197,8 @@ class TrainStep:
             mean = self.model.loss(output.hidden_BTD, batch.labels_BT, chunk=self.options.head_chunk)
             loss = mean.float() * labels * self._scale
         self._sums[0] += loss.detach()
+        if self.gates:
+            loss = loss + gate_penalty(self.gates) * self._share
         if output.routing:
             segments = Segments(
                 document_BT=None if packing is None else packing.resets_BT.cumsum(dim=1),

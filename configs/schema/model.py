@@ -178,3 +178,8 @@ class ModelConfig:
     def rounds_default(self) -> int:
         """The rounds that a token takes unless told otherwise."""
         return self.looping.loop_default if self.looping.enabled else 1
+
+    @property
+    def exit_threshold_default(self) -> float:
+        """The change below which a token leaves the loop unless told otherwise; 0 is never."""
+        return self.looping.adaptive_exit_threshold if self.looping.enabled else 0.0

@@ -14,18 +14,18 @@ EmbeddingBits = Literal[8, 4, 2]
 class Sherry:
     """Three of every four weights kept: 1.25 bits a weight."""
 
-    enabled: Annotated[bool, Key("Train and store weights with one zero in every four", "planned")] = False
-    bits: Annotated[float, Key("Bits a weight in that form", "planned", unit="bits", low=1.25, high=1.25)] = (
+    enabled: Annotated[bool, Key("Train and store weights with one zero in every four", "works")] = False
+    bits: Annotated[float, Key("Bits a weight in that form", "carried", unit="bits", low=1.25, high=1.25)] = (
         1.25
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HybridGatedFlow:
-    """A gated low-rank correction beside each ternary linear."""
+    """A gated low-rank correction beside each ternary linear but those of routed experts."""
 
-    enabled: Annotated[bool, Key("Add the correction", "planned")] = False
-    rank: Annotated[int, Key("Rank of the correction", "planned", low=1, high=1024)] = 24
+    enabled: Annotated[bool, Key("Add the correction", "works")] = False
+    rank: Annotated[int, Key("Rank of the correction", "works", low=1, high=1024)] = 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ class Quantization:
     embedding_bits: Annotated[
         EmbeddingBits, Key("Bits of the tied embedding and head, one scale a row", "works", unit="bits")
     ] = 8
-    sherry_mode: Annotated[Sherry, Key("1.25-bit weights", "planned")] = field(default_factory=Sherry)
-    hgf_correction: Annotated[HybridGatedFlow, Key("Low-rank correction", "planned")] = field(
+    sherry_mode: Annotated[Sherry, Key("1.25-bit weights", "works")] = field(default_factory=Sherry)
+    hgf_correction: Annotated[HybridGatedFlow, Key("Low-rank correction", "works")] = field(
         default_factory=HybridGatedFlow
     )

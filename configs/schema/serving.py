@@ -56,9 +56,11 @@ class Deployment:
     cold_start_s: Annotated[
         float | None, Key("Stated time to the first token", "planned", unit="s", low=0.0)
     ] = None
-    watchdog_tick_ms: Annotated[int, Key("Length of a watchdog tick", "planned", unit="ms", low=1)] = 20
+    watchdog_tick_ms: Annotated[
+        int, Key("Longest step for each token of it, where watched", "works", unit="ms", low=1)
+    ] = 20
     watchdog_max_overruns: Annotated[
-        int, Key("Ticks that a step may run over", "planned", unit="ticks", low=0)
+        int, Key("Longer steps in succession before a stream ends", "works", unit="ticks", low=0)
     ] = 8
     deterministic: Annotated[bool, Key("Same text from the same seed", "planned")] = True
     seed_controls_all: Annotated[bool, Key("One seed for every draw", "planned")] = True
@@ -88,8 +90,10 @@ class Diagnostics:
     report_interval_tokens: Annotated[int, Key("Tokens between reports", "planned", unit="tokens", low=1)] = (
         256
     )
-    metrics: Annotated[tuple[str, ...], Key("What is reported", "planned")] = ()
-    thresholds: Annotated[Thresholds, Key("Alarms", "planned")] = field(default_factory=Thresholds)
+    metrics: Annotated[
+        tuple[str, ...], Key("Values that `--stats` tells, of those that there are; none named: all", "works")
+    ] = ()
+    thresholds: Annotated[Thresholds, Key("Alarms", "works")] = field(default_factory=Thresholds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

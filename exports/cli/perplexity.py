@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from configs.schema.model import ModelConfig
     from configs.text.template import ChatTemplate
     from configs.text.tokenizer import Tokenizer
-    from runtime.perplexity import Scorer
+    from runtime.measuring.perplexity import Scorer
 
 DEFAULT_WINDOW = 1024
 COLUMNS = ("source", "documents", "tokens", "bytes", "bits/byte", "nats/token")
@@ -63,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", metavar="N", type=int, help="rounds of the loop (default: the config's)")
     parser.add_argument(
+        "--exit-threshold",
+        metavar="X",
+        type=float,
+        help="the change below which a token leaves the loop; 0 is never (default: the config's)",
+    )
+    parser.add_argument(
         "--threads",
         metavar="N",
         type=int,
@@ -82,12 +88,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table, or the same as JSON."""
-    from runtime.perplexity import measure, read_documents, report
+    from runtime.measuring.exit import check_exit_threshold, exit_threshold_of
+    from runtime.measuring.perplexity import measure, read_documents, report
 
     for name in ("seq_len", "documents", "rounds", "threads"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} {value}: a whole number from 1 is needed")
+    check_exit_threshold(args.exit_threshold)
     with (_packed if _is_packed(args.model) else _checkpoint)(args) as subject:
         chat = subject.template() if args.chat else None
         documents = read_documents(args.data, subject.tokenizer, chat=chat, most=args.documents)
@@ -99,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
             "model": str(args.model),
             "computed_by": subject.computed_by,
             "rounds": args.rounds or subject.config.rounds_default,
+            "exit_threshold": exit_threshold_of(subject.config, args.exit_threshold),
             "tokenizer": subject.tokenizer.digest,
             "sources": rows,
         }
@@ -118,20 +127,19 @@ def _is_packed(path: Path) -> bool:
 @contextmanager
 def _packed(args: argparse.Namespace) -> Generator[_Subject]:
     from configs.text.tokenizer import open_tokenizer
-    from runtime.building.tensors import Tensors
     from runtime.cli.compiling import compiling_told
+    from runtime.cli.wholeness import check_files
     from runtime.engine import Engine
-    from runtime.engine_scorer import EngineScorer
+    from runtime.measuring.engine_scorer import EngineScorer
     from runtime.model_folder import check_vocabulary, open_model
-    from runtime.verified import check_whole
 
     model = open_model(args.model)
     tokenizer = model.tokenizer() if args.tokenizer is None else open_tokenizer(args.tokenizer)
     check_vocabulary(tokenizer, model.config)
-    check_whole(Tensors(model).files)
+    check_files(model)
     with compiling_told(), Engine(model, num_threads=args.threads) as engine:
         yield _Subject(
-            scorer=EngineScorer(engine, rounds=args.rounds),
+            scorer=EngineScorer(engine, rounds=args.rounds, exit_threshold=args.exit_threshold),
             computed_by="engine",
             config=model.config,
             tokenizer=tokenizer,
@@ -149,7 +157,7 @@ def _checkpoint(args: argparse.Namespace) -> Generator[_Subject]:
     from runtime.model_folder import TEMPLATE_NAME, check_vocabulary, read_template
 
     use_threads(args.threads)
-    scorer = open_scorer(args.model, rounds=args.rounds)
+    scorer = open_scorer(args.model, rounds=args.rounds, exit_threshold=args.exit_threshold)
     config = scorer.model.config
     folders = words_folders(args.model)
     source = args.tokenizer or find_tokenizer(config, *folders)

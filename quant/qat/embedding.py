@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from configs.errors import UsageError
 from quant.activations import SMALLEST_MAXIMUM
 from quant.embedding import MAX_CODES, RowBits, RowWeights, quantize_rows
-from quant.qat.linear import refuse_mixed
-from quant.qat.straight_through import straight_through
+from quant.qat.straight_through import refuse_mixed, straight_through
 from quant.qat.weights import quantized_weight
 
 _SMALLEST_MAXIMUM = float(SMALLEST_MAXIMUM)

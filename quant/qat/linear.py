@@ -7,7 +7,7 @@ Quantising happens in float32, the product in autocast's type. The latent weight
 lose small updates, so do not let a mixed-precision policy cast them (under FSDP: no `param_dtype`).
 """
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,15 @@ from torch import Tensor, nn
 from configs.errors import UsageError
 from quant.activations import BLOCK, ActBlock
 from quant.qat.activations import RMSNorm, fake_quantize_activations
+from quant.qat.correction import Correction
+from quant.qat.sherry import fake_quantize_sherry
+from quant.qat.straight_through import refuse_mixed
 from quant.qat.weights import SOFT_CLIP, fake_quantize_weight, soft_clip_, warn_of_deep_zero_masking
+from quant.sherry import quantize_sherry
 from quant.ternary import GROUP, GroupSize, TernaryWeights, quantize_ternary
+
+WeightForm = Literal["ternary", "sherry"]
+"""Which patterns of −1, 0 and 1 the weights may take: any, or those with one zero in every four."""
 
 
 class BitLinear(nn.Module):
@@ -28,9 +35,13 @@ class BitLinear(nn.Module):
 
     `quant_mix` is the gradual λ of weights and inputs: None is 1, fully quantised, which training from
     scratch uses from the first step; a tensor λ mixes the float value in, to convert a float model.
+
+    `weight_form` and `arenas` are set by `quant.qat.sherry`, `correction` by `add_corrections`.
     """
 
     quant_mix: Tensor | None
+    arenas: Tensor | None
+    correction: Correction | None
 
     def __init__(
         self,
@@ -54,7 +65,10 @@ class BitLinear(nn.Module):
         self.mask_deep_zeros = mask_deep_zeros
         self.norm = RMSNorm(num_inputs, eps=eps, device=device) if norm else None
         self.weight = nn.Parameter(torch.empty(num_outputs, num_inputs, device=device, dtype=torch.float32))
+        self.weight_form: WeightForm = "ternary"
+        self.register_module("correction", None)
         self.register_buffer("quant_mix", None, persistent=False)
+        self.register_buffer("arenas", None, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -66,10 +80,16 @@ class BitLinear(nn.Module):
 
     def project(self, x_quantized: Tensor) -> Tensor:
         """The product with an input that is normed and quantised."""
-        return F.linear(x_quantized, self.quantized_weight())
+        y = F.linear(x_quantized, self.quantized_weight())
+        return y if self.correction is None else y + self.correction(x_quantized)
 
     def quantized_weight(self) -> Tensor:
         """The weights that the product sees, with their straight-through gradient."""
+        if self.weight_form == "sherry":
+            arenas = self.arenas if self.training else None
+            return fake_quantize_sherry(
+                self.weight, group_size=self.group_size, mix=self.quant_mix, arenas=arenas
+            )
         return fake_quantize_weight(
             self.weight, group_size=self.group_size, mix=self.quant_mix, mask_deep_zeros=self.mask_deep_zeros
         )
@@ -97,6 +117,16 @@ def set_quant_mix(module: nn.Module, mix: float | None) -> None:
             present.fill_(mix)
 
 
+def add_corrections(module: nn.Module, *, rank: int) -> None:
+    """Put a low-rank correction beside every linear layer below a module."""
+    for child in list(module.modules()):
+        if isinstance(child, BitLinear):
+            num_outputs, num_inputs = child.weight.shape
+            child.correction = Correction(
+                num_inputs, num_outputs, rank=rank, act_block=child.act_block, device=child.weight.device
+            )
+
+
 def soft_clip(module: nn.Module, *, limit: float = SOFT_CLIP) -> None:
     """Clip all latent ternary weights of a module softly; call it after the optimiser's step."""
     for child in module.modules():
@@ -110,13 +140,5 @@ def export_ternary(linear: BitLinear) -> TernaryWeights:
     """The codes and scales that `forward` computes with, for a file."""
     refuse_mixed(linear.quant_mix, what="a linear layer")
     weight = linear.weight.detach().float().cpu().numpy()
-    return quantize_ternary(weight, group_size=linear.group_size)
-
-
-def refuse_mixed(mix: Tensor | None, *, what: str) -> None:
-    """Weights that are still part float have no codes."""
-    if mix is not None and mix.item() != 1:
-        raise UsageError(
-            f"{what} still computes with a quantisation mix of {mix.item():g}, so that no file can hold it",
-            hint="Finish the conversion: train until the mix is 1.",
-        )
+    quantize = quantize_sherry if linear.weight_form == "sherry" else quantize_ternary
+    return quantize(weight, group_size=linear.group_size)

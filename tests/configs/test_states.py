@@ -22,6 +22,7 @@ from configs.schema.keys import QUANTITY, fields_of, sections
 from configs.schema.model import ModelConfig
 from runtime.inspection import inspect_config
 from runtime.sampling import settings_of
+from runtime.streams.scheduler import watchdog_of
 from tests.chimera.test_config_keys import KEYS as MODEL_KEYS
 from tests.chimera.train.test_step import KEYS as STEP_KEYS
 from tests.chimera.train.test_training_keys import OTHERS, PHASE_KEYS, SWITCHES
@@ -38,6 +39,7 @@ BASE: dict[str, Any] = {
         "moe": {"layers": [2, 6], "total_params": "350M", "active_params_per_tok": "44M"},
     },
     "looping": {"loop": [1, 6]},
+    "quantization": {"hgf_correction": {"enabled": True}},
     "braid_state": {"per_stream_mb": 30},
     **{section: PUBLISHED[section] for section in CLAIMS},
 }
@@ -113,9 +115,11 @@ def observed(config: ModelConfig) -> Any:
         config.rounds_default,
         config.name_or_path,
         config.deployment.max_streams,
+        watchdog_of(config),
         config.looping.adaptive_exit_threshold,
         settings_of(config.generation),
         config.generation.max_new_tokens,
+        config.diagnostics.metrics,
     )
 
 

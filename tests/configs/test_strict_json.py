@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs import strict_json
 from configs.errors import ChimeraError, ConfigError, DataError
 from configs.strict_json import MAX_DEPTH, MAX_NUMBER_CHARACTERS, parse_object
 
@@ -164,3 +165,27 @@ def test_byte_order_mark_and_first_line_and_error_class() -> None:
     assert isinstance(caught.value, ChimeraError)
     with pytest.raises(DataError, match=r"^data\.jsonl:43:1: not UTF-8"):
         parse_object(b"\n\xff", source="data.jsonl", error=DataError, first_line=42)
+
+
+DEEP = st.integers(MAX_DEPTH - 2, MAX_DEPTH + 2).map(lambda depth: '{"a":' + "[" * depth + "]" * depth + "}")
+LONG = st.integers(MAX_NUMBER_CHARACTERS - 1, MAX_NUMBER_CHARACTERS + 1).map(
+    lambda size: '{"a":' + "1" * size + "}"
+)
+ODD = st.text(alphabet='{}[]",:\\u0d8-1.eEtrn \n\x00é', max_size=40).map(lambda text: '{"a":' + text)
+
+
+@given(OBJECTS.map(json.dumps) | DEEP | LONG | ODD)
+@settings(max_examples=400)
+def test_the_fast_decoder_changes_nothing(text: str) -> None:
+    """With and without it: the same value or the same complaint."""
+
+    def outcome() -> object:
+        try:
+            return repr(parse_object(text, source="x"))
+        except ConfigError as error:
+            return error.message
+
+    quick = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strict_json, "_fast", lambda text: None)
+        assert outcome() == quick

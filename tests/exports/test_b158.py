@@ -13,15 +13,17 @@ from chimera.train.checkpoint import save as save_step
 from chimera.train.run_folder import RunFolder
 from chronos_moe.experts import ExpertLinear
 from configs.errors import ModelError
-from configs.inventory import tensors
+from configs.inventory import packed_tensors
 from configs.load import build_config, parse_config, preset, to_json
 from exports.b158 import export_b158
 from exports.checkpoint import open_checkpoint
 from quant.container import B158File, open_b158
 from quant.embedding import dequantize_rows
 from quant.packing import unpack_rows, unpack_ternary
+from quant.qat.correction import Correction
 from quant.qat.embedding import QuantEmbedding
 from quant.qat.linear import BitLinear
+from quant.sherry_packing import unpack_sherry
 from quant.ternary import dequantize_ternary
 from runtime.packed_specs import with_embedding_bits
 from tests.exports.conftest import learnt
@@ -32,6 +34,11 @@ VARIANTS = {
     "a scale a tensor": {"quantization": {"weight_scale": "absmean_per_tensor"}},
     "odd widths": {"intermediate_size": 200, "vocab_size": 513},
     "no experts, no loop": {"backbone": {"moe": {"enabled": False}}, "looping": {"enabled": False}},
+    "one zero in every four": {"quantization": {"sherry_mode": {"enabled": True}}, "intermediate_size": 198},
+    "one zero in every four, a scale a tensor": {
+        "quantization": {"sherry_mode": {"enabled": True}, "weight_scale": "absmean_per_tensor"}
+    },
+    "corrections": {"quantization": {"hgf_correction": {"enabled": True, "rank": 7}}},
     "output gates": {"gated_deltanet": {"use_output_gate": True}, "xlstm": {"use_output_gate": True}},
 }
 
@@ -43,8 +50,11 @@ def forward_values(model: ChimeraForCausalLM) -> dict[str, torch.Tensor]:
     for name, module in model.named_modules():
         if isinstance(module, BitLinear | ExpertLinear | QuantEmbedding):
             values[f"{name}.weight"] = module.quantized_weight()
+        elif isinstance(module, Correction):
+            values |= {f"{name}.down": module.down_weight(), f"{name}.up": module.up_weight()}
+            del values[f"{name}.gate"]
     apart: dict[str, torch.Tensor] = {}
-    for tensor in tensors(model.config):
+    for tensor in packed_tensors(model.config):
         whole = values.pop(tensor.name)
         pieces = whole.unbind(0) if tensor.experts else (whole,)
         apart |= {part.name: piece for part, piece in zip(tensor.apart(), pieces, strict=True)}
@@ -58,6 +68,8 @@ def packed_values(file: B158File) -> dict[str, np.ndarray]:
     for name, spec in file.tensors.items():
         if spec.kind == "ternary":
             values[name] = dequantize_ternary(unpack_ternary(file.ternary(name)))
+        elif spec.kind == "sherry":
+            values[name] = dequantize_ternary(unpack_sherry(file.sherry(name)))
         elif spec.kind == "float32":
             values[name] = file.floats(name)
         else:
@@ -119,7 +131,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path, micro: Path):
 def test_progress_ends_with_all_weights(tmp_path: Path, micro: Path):
     seen: list[tuple[int, int]] = []
     export_b158(micro, tmp_path, progress=lambda done, total: seen.append((done, total)))
-    total = sum(tensor.size for tensor in tensors(preset("micro")))
+    total = sum(tensor.size for tensor in packed_tensors(preset("micro")))
     assert seen[-1] == (total, total)
     assert all(one[0] < other[0] for one, other in pairwise(seen))
 
@@ -171,6 +183,6 @@ def test_memory_holds_some_rows_of_a_tensor(tmp_path: Path, micro: Path, monkeyp
     assert pieces.files[0].read_bytes() == whole.files[0].read_bytes()
     with open_checkpoint(micro) as source:
         most_floats = max(
-            part.size for t in tensors(source.config) for part in t.apart() if t.storage == "float32"
+            part.size for t in packed_tensors(source.config) for part in t.apart() if t.storage == "float32"
         )
     assert max(sizes) == max(most_floats, 256 * 32)

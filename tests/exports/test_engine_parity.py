@@ -40,6 +40,9 @@ VARIANTS = {
         "looping": {"enabled": False},
         "efla": {"enabled": True, "target_layers": "GD SK"},
     },
+    "one zero in every four, corrections": {
+        "quantization": {"sherry_mode": {"enabled": True}, "hgf_correction": {"enabled": True, "rank": 12}}
+    },
     "dense loop, output gates, experts by softmax": {
         "looping": {"injection": "dense", "zoh_input": "euler"},
         "gated_deltanet": {"use_output_gate": True},

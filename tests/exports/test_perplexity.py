@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from chimera.saving import load_model
-from configs.load import preset
+from configs.load import build_config, preset
 from exports.b158 import export_b158
 from exports.perplexity import TorchScorer, open_scorer
 from quant.qat.linear import set_quant_mix
 from runtime.cli.main import main
 from runtime.engine import Engine
-from runtime.engine_scorer import EngineScorer
+from runtime.measuring.engine_scorer import EngineScorer
+from runtime.random_model import random_b158
 from tests.exports.conftest import learnt
 from tests.exports.test_b158 import run_folder
 
@@ -82,6 +83,28 @@ def test_rounds_are_those_asked_for(micro: Path):
     assert default == 2
     np.testing.assert_array_equal(by_config.score(text, goes_on=False), two.score(text, goes_on=False))
     assert np.abs(one.score(text, goes_on=False) - two.score(text, goes_on=False)).max() > 1e-4
+
+
+def test_tokens_leave_the_loop_as_the_config_says(tmp_path: Path):
+    """A checkpoint and a packed model alike; what is asked goes before it.
+
+    The first round changes everything, so that with a threshold of 1 it is the second behind which all leave.
+    """
+    looping = {"adaptive_exit_threshold": 1.0, "loop_default": 4}
+    config = build_config({"preset": "micro", "looping": looping}, source="test")
+    text, model = ids(30), learnt(config)
+    two_rounds = TorchScorer(model, rounds=2, exit_threshold=0.0).score(text, goes_on=False)
+    np.testing.assert_allclose(TorchScorer(model).score(text, goes_on=False), two_rounds, rtol=0, atol=1e-4)
+    asked = TorchScorer(model, exit_threshold=0.0).score(text, goes_on=False)
+    assert np.abs(asked - two_rounds).max() > 1e-4
+    random_b158(config, tmp_path / "model.b158")
+    with Engine.open(tmp_path / "model.b158", num_threads=1) as engine:
+        scores = [
+            EngineScorer(engine, rounds=rounds, exit_threshold=threshold).score(text, goes_on=False)
+            for rounds, threshold in ((None, None), (2, 0.0), (None, 0.0))
+        ]
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert np.abs(scores[2] - scores[0]).max() > 1e-4
 
 
 def test_the_verb_prints_a_row_a_source(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]):

@@ -108,7 +108,11 @@ def test_a_template_of_its_own(tmp_path: Path, micro: Path, tokenizer_file: Path
     export_b158(checkpoint, tmp_path / "packed")
     model = open_model(tmp_path / "packed" / "model.b158")
     assert model.template(model.tokenizer()).source == OWN_TEMPLATE
-    (tmp_path / "packed" / "chat_template.jinja").unlink()
+    beside = tmp_path / "packed" / "chat_template.jinja"
+    beside.write_text(OWN_TEMPLATE + " ")
+    with pytest.raises(TokenizerError, match="is not this model's chat template: its digest is"):
+        model.template(model.tokenizer())
+    beside.unlink()
     with pytest.raises(TokenizerError, match="exported with a chat template of its own"):
         model.template(model.tokenizer())
 

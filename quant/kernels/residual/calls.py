@@ -10,6 +10,14 @@ from quant.kernels.residual.places import ADDEND, ADDEND_STRIDE, SUM, SUM_STRIDE
 Floats = NDArray[np.float32]
 
 
+def add_rows_call(x_TD: Floats, y_TD: Floats) -> VectorCall:
+    """The sum of tokens with others."""
+    table, total = row_table(x_TD), np.empty(x_TD.shape, dtype=np.float32)
+    set_rows(table, y_TD, shape=x_TD.shape, address=ADDEND, stride=ADDEND_STRIDE, what="what is added")
+    table[SUM], table[SUM_STRIDE] = total.ctypes.data, total.strides[0]
+    return VectorCall(table=table, outputs=(total,), units=x_TD.shape[0], held=(x_TD, y_TD))
+
+
 def norm_both_call(x_TD: Floats, gain: Floats, *, eps: np.float32) -> VectorCall:
     """Normed tokens as floats, and their codes, scales and −Σ codes."""
     table = row_table(x_TD)

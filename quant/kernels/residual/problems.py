@@ -5,7 +5,12 @@ import numpy as np
 from quant.kernels.elementary.problems import problem_of
 from quant.kernels.norm.problems import EPS, gains, hard_tokens
 from quant.kernels.operation import Case, Problem
-from quant.kernels.residual.calls import add_norm_both_call, norm_both_call
+from quant.kernels.residual.calls import add_norm_both_call, add_rows_call, norm_both_call
+
+
+def add_rows_problem(case: Case, rng: np.random.Generator) -> Problem:
+    x, y = (hard_tokens(case.tokens, case.inputs, rng) for _ in range(2))
+    return problem_of(add_rows_call(x, y[::-1]), x, y[::-1])
 
 
 def norm_both_problem(case: Case, rng: np.random.Generator) -> Problem:
