@@ -1,5 +1,5 @@
 """What the machine can do at best: dot products that never leave the registers. Reading with prefetch is
-`runtime.machine_kernels.read_memory`.
+`runtime.measuring.machine_kernels.read_memory`.
 
 A unit of work is a turn of the loop; the one argument is where the sums may be stored, by every thread.
 """

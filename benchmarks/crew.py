@@ -5,9 +5,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.indirect import address_of, call_kernel
+from quant.indirect import call_kernel
 from quant.jit import kernel
 from quant.kernels.operation import Kernel
+from quant.native import address_of
 from quant.pool import Pool
 from quant.pool_barrier import barrier
 from quant.registers import i64

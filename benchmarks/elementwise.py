@@ -6,19 +6,16 @@ One thread, data in the cache. Each side passes its correctness gate first; the 
 Targets are those of a CPU with AVX-512; elsewhere the times stand without them.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness import Report, Side, gate
-from benchmarks.kernels import machine
-from quant import cpu, jit
+from benchmarks.harness import Report, Side, gate, kernel_side, run_parts
+from quant import cpu
 from quant.kernels.elementary.calls import VectorCall, elementwise_call, rotation_call
 from quant.kernels.norm.calls import quantize_call, rms_norm_call, rms_norm_quantize_call
-from quant.kernels.operation import Problem, difference, expected, solve
+from quant.kernels.operation import Problem
 from quant.kernels.swiglu.calls import swiglu_call, swiglu_norm_quantize_call, swiglu_quantize_call
 from quant.kernels.table import OPERATIONS
 
@@ -32,15 +29,8 @@ TARGETS_US = {"rms_norm_quantize": 2.2, "swiglu_quantize": 4.1}
 
 def ours(name: str, call: VectorCall, *inputs: object) -> Side:
     """An operation by the kernel that this machine would take."""
-    kernel = OPERATIONS[name].forms[cpu.choose(OPERATIONS[name].forms).form]
     problem = Problem(run=call.run, units=call.units, outputs=call.outputs, inputs=inputs)
-    gate(name, difference(solve(problem, kernel), expected(OPERATIONS[name], problem)))
-    address, units = call.table.ctypes.data, call.units
-
-    def run(_alive: VectorCall = call) -> None:
-        kernel(address, 0, units)
-
-    return Side(name=name, run=run)
+    return kernel_side(name, call, problem)
 
 
 def functions(report: Report, *, turns: int, peers: bool) -> None:
@@ -113,19 +103,5 @@ def _norm(x: Floats, gain: Floats) -> Floats:
 PARTS = {"functions": functions, "norms": norms}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure norms, gates and elementary functions.")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, by comma")
-    parser.add_argument("--quick", action="store_true", help="fewer turns")
-    parser.add_argument("--no-peers", action="store_true", help="without NumPy's functions and torch")
-    parser.add_argument("--json", type=Path, help="write everything that was found to this file")
-    options = parser.parse_args()
-    report = Report(machine=machine())
-    with jit.on_compile(lambda name: print(f"compiling {name}", flush=True)):
-        for part in options.only.split(","):
-            PARTS[part](report, turns=5 if options.quick else 15, peers=not options.no_peers)
-    report.show(path=options.json)
-
-
 if __name__ == "__main__":
-    main()
+    run_parts("Measure norms, gates and elementary functions.", PARTS)

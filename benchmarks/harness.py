@@ -1,14 +1,23 @@
 """How a benchmark measures: sides take turns in one run, and each passes its correctness gate first."""
 
+import argparse
 import json
+import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
+
+from quant import cpu
+from quant.compiling import on_compile
+from quant.kernels.elementary.calls import VectorCall
+from quant.kernels.operation import Problem, difference, expected, solve
+from quant.kernels.table import OPERATIONS
 
 REST_S = 0.02
 
@@ -98,6 +107,46 @@ class Report:
             console.print(f"{verdict:>6}  {finding.found:6.2f} (target {finding.target:.2f})  {finding.text}")
         if path is not None:
             path.write_text(json.dumps(asdict(self), indent=1))
+
+
+class Part(Protocol):
+    """A part of a benchmark, which puts what it finds into a report; `peers` are what is compared with."""
+
+    def __call__(self, report: Report, *, turns: int, peers: bool) -> None: ...
+
+
+def run_parts(description: str, parts: Mapping[str, Part]) -> None:
+    """The command line of a benchmark that is nothing but its parts."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--only", default=",".join(parts), help="parts, by comma")
+    parser.add_argument("--quick", action="store_true", help="fewer turns")
+    parser.add_argument("--no-peers", action="store_true", help="without what it is compared with")
+    parser.add_argument("--json", type=Path, help="write everything that was found to this file")
+    options = parser.parse_args()
+    report = Report(machine=machine())
+    with on_compile(lambda name: print(f"compiling {name}", flush=True)):
+        for part in options.only.split(","):
+            parts[part](report, turns=5 if options.quick else 15, peers=not options.no_peers)
+    report.show(path=options.json)
+
+
+def machine() -> dict[str, str]:
+    """What figures are of."""
+    target = cpu.target()
+    return {"cpu": target.name, "target": target.origin, "system": platform.platform()}
+
+
+def kernel_side(name: str, call: VectorCall, problem: Problem, *, per: float = 1.0) -> Side:
+    """An operation by the kernel that this machine would take, behind its gate."""
+    operation = OPERATIONS[name]
+    kernel = operation.forms[cpu.choose(operation.forms).form]
+    gate(name, difference(solve(problem, kernel), expected(operation, problem)))
+    address, units = call.table.ctypes.data, call.units
+
+    def run(_alive: VectorCall = call) -> None:
+        kernel(address, 0, units)
+
+    return Side(name=name, run=run, per=per)
 
 
 def gate(name: str, wrong: str) -> None:

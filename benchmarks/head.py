@@ -15,8 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness import Report, Side, gate
-from benchmarks.kernels import machine
+from benchmarks.harness import Report, Side, gate, machine
 from quant.activations import quantize_activations
 from quant.embedding import RowBits, quantize_rows
 from quant.packing import PackedRows, num_pairs, pack_rows

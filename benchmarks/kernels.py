@@ -9,7 +9,6 @@ was found; a miss is not an error.
 """
 
 import argparse
-import platform
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,13 @@ from numpy.typing import NDArray
 
 from benchmarks import ceilings
 from benchmarks.crew import Crew
-from benchmarks.harness import Report, Row, Side, gate
+from benchmarks.harness import Report, Row, Side, gate, machine
 from benchmarks.peers import PEERS, too_far
 from benchmarks.prototype import SOME_TOKENS, Prototype
 from benchmarks.rounding import FUSED, SEPARATE
-from quant import cpu, jit
+from quant import cpu
 from quant.activations import QuantizedActivations, quantize_activations
+from quant.compiling import on_compile
 from quant.cpu import Form
 from quant.embedding import RowBits, RowWeights, rows_matmul
 from quant.kernels import arguments
@@ -31,7 +31,8 @@ from quant.kernels.operation import Kernel, difference
 from quant.kernels.table import OPERATIONS
 from quant.packing import PackedTernary, pack_rows, pack_ternary
 from quant.ternary import TernaryWeights, dequantize_ternary, quantize_ternary, ternary_matmul
-from runtime.machine_kernels import PIECE_BYTES, RESULT_BYTES, read_memory
+from runtime.measuring.machine_kernels import read_memory
+from runtime.measuring.machine_places import PIECE_BYTES, RESULT_BYTES
 
 MIB = 1 << 20
 SHAPE = (2560, 2560)
@@ -66,11 +67,6 @@ class Bench:
     def tokens(self, count: int, inputs: int) -> tuple[NDArray[np.float32], QuantizedActivations]:
         x_TK = self.rng.standard_normal((count, inputs), dtype=np.float32)
         return x_TK, quantize_activations(x_TK)
-
-
-def machine() -> dict[str, str]:
-    target = cpu.target()
-    return {"cpu": target.name, "target": target.origin, "system": platform.platform()}
 
 
 def read_side(crew: Crew, memory: NDArray[np.uint8], *, times: int, name: str) -> Side:
@@ -284,7 +280,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write everything that was found to this file")
     options = parser.parse_args()
     bench = Bench(options)
-    with jit.on_compile(lambda name: print(f"compiling {name}", flush=True)):
+    with on_compile(lambda name: print(f"compiling {name}", flush=True)):
         for part in options.only.split(","):
             PARTS[part](bench)
     for crew in bench.crews:

@@ -27,6 +27,7 @@ from quant.kernels.experts import visits
 from quant.kernels.rounds import kernels as rounds
 from quant.kernels.steering import kernels as steering
 from quant.kernels.table import OPERATIONS
+from quant.native import address_of
 from quant.pool import Pool
 from quant.pool_barrier import barrier
 from quant.pool_system import now_ns
@@ -34,8 +35,7 @@ from quant.registers import i64
 from quant.selfcheck import chosen
 from quant.simd import put
 from runtime.engine import Engine
-from runtime.program import code_of
-from runtime.worker import (
+from runtime.worker_places import (
     ARGUMENTS,
     COUNT,
     ENDS_GROUP,
@@ -113,9 +113,9 @@ def timed(engine: Engine, *, num_tokens: int, rounds: int, passes: int) -> NDArr
 
 def names_of(engine: Engine) -> list[str]:
     """A name for each record: its operation, and for products their size."""
-    kernels = {code_of(chosen(name).kernel): name for name in OPERATIONS}
+    kernels = {address_of(chosen(name).kernel): name for name in OPERATIONS}
     for module in (steering, visits, rounds):
-        kernels |= {code_of(made): name for name, made in vars(module).items() if _is_operation(made)}
+        kernels |= {address_of(made): name for name, made in vars(module).items() if _is_operation(made)}
     names: list[str] = []
     for row in engine._program._records:
         name = kernels[int(row[KERNEL])]

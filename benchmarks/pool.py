@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness import Report, Side, gate
-from benchmarks.kernels import machine
+from benchmarks.harness import Report, Side, gate, machine
 from quant.activations import quantize_activations
-from quant.indirect import address_of, call_kernel
+from quant.indirect import call_kernel
 from quant.jit import kernel
 from quant.kernels.arguments import NUM_ARGUMENTS
 from quant.kernels.calls import Call, ternary_call
 from quant.kernels.operation import difference
+from quant.native import address_of
 from quant.packing import pack_ternary
 from quant.pool import Pool
 from quant.pool_barrier import barrier

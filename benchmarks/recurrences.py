@@ -6,22 +6,18 @@ One thread. Each side of ours passes its correctness gate first; torch has the b
 and norms. Times of steps are for one head and one token.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness import Report, Side, gate
-from benchmarks.kernels import machine
-from quant import cpu, jit
+from benchmarks.harness import Report, Side, kernel_side, run_parts
 from quant.kernels.convolution.calls import convolution_call
 from quant.kernels.delta.calls import delta_call
 from quant.kernels.dense.calls import dense_call
 from quant.kernels.elementary.calls import VectorCall
 from quant.kernels.mlstm.calls import mlstm_call
-from quant.kernels.operation import Case, difference, expected, solve
+from quant.kernels.operation import Case
 from quant.kernels.table import OPERATIONS
 
 HEADS, SIZE = 40, 64
@@ -41,18 +37,9 @@ CALLS: dict[str, Callable[..., VectorCall]] = {
 
 def ours(name: str, case: Case, *, per: float = 1.0) -> Side:
     """An operation on its own problem by the kernel that this machine would take."""
-    operation = OPERATIONS[name]
-    kernel = operation.forms[cpu.choose(operation.forms).form]
-    problem = operation.problem(case, np.random.default_rng(0))
-    gate(name, difference(solve(problem, kernel), expected(operation, problem)))
+    problem = OPERATIONS[name].problem(case, np.random.default_rng(0))
     # The problem puts its state back before each run; here the state goes on.
-    call = CALLS[name](*problem.inputs)
-    address, units = call.table.ctypes.data, call.units
-
-    def run(_alive: VectorCall = call) -> None:
-        kernel(address, 0, units)
-
-    return Side(name=name, run=run, per=per)
+    return kernel_side(name, CALLS[name](*problem.inputs), problem, per=per)
 
 
 def steps(report: Report, *, turns: int, peers: bool) -> None:
@@ -111,19 +98,5 @@ def by_numpy(num_tokens: int) -> Side:
 PARTS = {"steps": steps, "inputs": inputs}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure the steps of the recurrent mixers.")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, by comma")
-    parser.add_argument("--quick", action="store_true", help="fewer turns")
-    parser.add_argument("--no-peers", action="store_true", help="without NumPy and torch")
-    parser.add_argument("--json", type=Path, help="write everything that was found to this file")
-    options = parser.parse_args()
-    report = Report(machine=machine())
-    with jit.on_compile(lambda name: print(f"compiling {name}", flush=True)):
-        for part in options.only.split(","):
-            PARTS[part](report, turns=5 if options.quick else 15, peers=not options.no_peers)
-    report.show(path=options.json)
-
-
 if __name__ == "__main__":
-    main()
+    run_parts("Measure the steps of the recurrent mixers.", PARTS)

@@ -30,6 +30,7 @@ from quant.container_format import (
     stored_parts,
 )
 from quant.packing import PackedRows, PackedTernary, first_invalid_code, has_dirty_padding
+from quant.sherry_packing import PackedSherry, has_dirty_sherry_padding
 
 # Verifying reads a file in pieces of this size, so that it needs little memory beside the map.
 _PIECE_BYTES = 16 * 2**20
@@ -108,11 +109,13 @@ class B158File:
         """The bytes that a tensor takes in the file."""
         return sum(placed.end - placed.begin for placed in self._parts(self._spec(name)).values())
 
-    def tensor(self, name: str) -> PackedTernary | PackedRows | NDArray[np.float32]:
+    def tensor(self, name: str) -> PackedTernary | PackedSherry | PackedRows | NDArray[np.float32]:
         """A tensor of any kind, as its typed form."""
         kind = self._spec(name).kind
         if kind == "float32":
             return self.floats(name)
+        if kind == "sherry":
+            return self.sherry(name)
         return self.ternary(name) if kind == "ternary" else self.rows(name)
 
     def ternary(self, name: str) -> PackedTernary:
@@ -120,6 +123,17 @@ class B158File:
         spec = self._spec(name, allowed=("ternary",))
         parts = self._parts(spec)
         return PackedTernary(
+            codes=self._array(parts["codes"]),
+            scales=self._array(parts["scales"]),
+            num_rows=spec.shape[0],
+            num_inputs=spec.shape[1],
+        )
+
+    def sherry(self, name: str) -> PackedSherry:
+        """A ternary matrix with one zero in every four; an error if the tensor is of another kind."""
+        spec = self._spec(name, allowed=("sherry",))
+        parts = self._parts(spec)
+        return PackedSherry(
             codes=self._array(parts["codes"]),
             scales=self._array(parts["scales"]),
             num_rows=spec.shape[0],
@@ -175,6 +189,8 @@ class B158File:
     def _value_problem(self, placed: PlacedPart, spec: TensorSpec) -> str:
         for number, piece in enumerate(self._pieces(placed)):
             if placed.part.role == "codes":
+                if spec.kind == "sherry":
+                    continue  # all of its codes are weights
                 at = first_invalid_code(piece, bits=KIND_BITS[spec.kind])
                 if at is not None:
                     return f"byte {number * _PIECE_BYTES + at[0]} holds a code that no {spec.kind} weight has"
@@ -187,6 +203,8 @@ class B158File:
     def _has_dirty_padding(self, spec: TensorSpec) -> bool:
         if spec.kind == "float32":
             return bool(self._array(self._parts(spec)["values"])[prod(spec.shape) :].any())
+        if spec.kind == "sherry":
+            return has_dirty_sherry_padding(self.sherry(spec.name))
         return has_dirty_padding(self.ternary(spec.name) if spec.kind == "ternary" else self.rows(spec.name))
 
     def _pieces(self, placed: PlacedPart) -> Generator[NDArray[Any]]:

@@ -16,6 +16,7 @@ from quant.container_format import (
     DTYPE_BYTES,
     FORMAT,
     FORMAT_VERSION,
+    GROUPED,
     KINDS,
     LENGTH_BYTES,
     MAX_DIMENSIONS,
@@ -26,6 +27,7 @@ from quant.container_format import (
     TensorSpec,
     model_digest,
     stored_parts,
+    version_of,
 )
 from quant.ternary import GROUP
 
@@ -89,6 +91,8 @@ def check_header(before_data: bytes, *, file_bytes: int, source: str) -> Header:
     _check_contiguous(extents, data_bytes=data_bytes, source=source)
     described = _json(metadata, key="tensors", source=source)
     tensors = {name: _tensor_spec(name, value, source) for name, value in described.items()}
+    if version_of(tensors.values()) > int(metadata["format_version"]):
+        _fail(source, f"format version {metadata['format_version']} does not have all kinds of its tensors")
     digests = _digests(_json(metadata, key="digests", source=source), names=set(extents), source=source)
     parts: dict[str, PlacedPart] = {}
     for spec in tensors.values():
@@ -185,12 +189,12 @@ def _tensor_spec(name: str, value: JsonValue, source: str) -> TensorSpec:
         fields = _fields(value, names=("kind", "shape", "parts"), what=what, source=source)
         shape = _positive_integers(fields["shape"], what=f"{what}'s shape", source=source)
     else:
-        group = ("group",) if kind == "ternary" else ()
+        group = ("group",) if kind in GROUPED else ()
         fields = _fields(value, names=("kind", "rows", "cols", *group, "parts"), what=what, source=source)
         shape = _positive_integers(
             [fields["rows"], fields["cols"]], what=f"{what}'s rows, cols", source=source
         )
-        if kind == "ternary" and fields["group"] != GROUP:
+        if kind in GROUPED and fields["group"] != GROUP:
             _fail(source, f"{what} has groups of {_short(fields['group'])}; only {GROUP} is allowed")
     spec = TensorSpec(name=name, kind=kind, shape=shape)
     parts = {part.role: part.name for part in stored_parts(spec)}

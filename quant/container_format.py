@@ -8,17 +8,19 @@ the mapped bytes as they are.
 A tensor of the model is stored in parts, named after it:
 
     ternary           NAME.codes  U8  [pairs, inputs/16, 2, 64]   NAME.scales  F16 [pairs, groups, 2, 16]
+    sherry            NAME.codes  U8  [pairs, inputs/64, 5, 64]   NAME.scales  F16 [pairs, groups, 2, 16]
     int8, int4, int2  NAME.codes  I8 or U8, tiles                 NAME.scales  F32 [pairs, 2, 16]
     float32           NAME.values F32 [entries, up to a multiple of 16]
 
-`quant.packing` says what a tile holds. The header's `__metadata__` maps strings to strings. Five keys are the
-format's, every other one is free:
+`quant.packing` and `quant.sherry_packing` say what a tile holds. The header's `__metadata__` maps strings to
+strings. Five keys are the format's, every other one is free:
 
     format           "b158"
-    format_version   "1"
+    format_version   "2" where a tensor is of the kind sherry, else "1", which older programs read too
     config           the model's config.json, as text
-    tensors          JSON: NAME → {"kind", "rows", "cols", "group" of a ternary one, "parts": {"codes": stored
-                     name, "scales": stored name}}, or {"kind": "float32", "shape", "parts": {"values": …}}
+    tensors          JSON: NAME → {"kind", "rows", "cols", "group" of ternary and sherry, "parts": {"codes":
+                     stored name, "scales": stored name}}, or {"kind": "float32", "shape", "parts":
+                     {"values": …}}
     digests          JSON: stored name → SHA-256 of its bytes, in hexadecimal
 
 The digest of everything before the data names the model: it covers the config and, by the digests, all
@@ -27,7 +29,7 @@ weights.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, TypeAlias, get_args
@@ -37,21 +39,28 @@ import numpy as np
 from configs.errors import UsageError
 from quant.embedding import RowBits
 from quant.packing import codes_shape, row_scales_shape, ternary_scales_shape
+from quant.sherry_packing import sherry_codes_shape
 from quant.ternary import GROUP
 
 FORMAT = "b158"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest that is read; a file states the oldest that has all of its kinds."""
 ALIGNMENT = 64
 LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 16 * 2**20
+"""Room for 30,000 tensors. Read, a hostile header takes up to thirty times its bytes of memory."""
 MAX_DIMENSIONS = 8
 DIGEST_CHARACTERS = 64
 
-Kind: TypeAlias = Literal["ternary", "int8", "int4", "int2", "float32"]
+Kind: TypeAlias = Literal["ternary", "sherry", "int8", "int4", "int2", "float32"]
 PartRole: TypeAlias = Literal["codes", "scales", "values"]
 StoredDtype: TypeAlias = Literal["U8", "I8", "F16", "F32"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+SINCE: dict[Kind, int] = {"sherry": 2}
+"""The format version that brought a kind, for those that the first one lacks."""
+GROUPED: tuple[Kind, ...] = ("ternary", "sherry")
+"""Kinds with a scale for each group of inputs."""
 KIND_BITS: dict[Kind, RowBits] = {"ternary": 2, "int8": 8, "int4": 4, "int2": 2}
 DTYPE_BYTES: dict[StoredDtype, int] = {"U8": 1, "I8": 1, "F16": 2, "F32": 4}
 NUMPY_DTYPES: dict[StoredDtype, type[np.generic]] = {
@@ -93,7 +102,7 @@ def stored_parts(spec: TensorSpec) -> tuple[StoredPart, ...]:
         padded = -(-prod(spec.shape) // floats_a_line) * floats_a_line
         return (StoredPart(name=f"{spec.name}.values", role="values", dtype="F32", shape=(padded,)),)
     num_rows, num_inputs = spec.shape
-    if spec.kind == "ternary":
+    if spec.kind in GROUPED:
         dtype, scales_shape = "F16", ternary_scales_shape(num_rows, num_inputs)
     else:
         dtype, scales_shape = "F32", row_scales_shape(num_rows)
@@ -102,10 +111,21 @@ def stored_parts(spec: TensorSpec) -> tuple[StoredPart, ...]:
             name=f"{spec.name}.codes",
             role="codes",
             dtype="I8" if spec.kind == "int8" else "U8",
-            shape=codes_shape(num_rows, num_inputs, bits=KIND_BITS[spec.kind]),
+            shape=_codes_shape(spec.kind, num_rows, num_inputs),
         ),
         StoredPart(name=f"{spec.name}.scales", role="scales", dtype=dtype, shape=scales_shape),
     )
+
+
+def _codes_shape(kind: Kind, num_rows: int, num_inputs: int) -> tuple[int, ...]:
+    if kind == "sherry":
+        return sherry_codes_shape(num_rows, num_inputs)
+    return codes_shape(num_rows, num_inputs, bits=KIND_BITS[kind])
+
+
+def version_of(tensors: Iterable[TensorSpec]) -> int:
+    """The format version that a file of these tensors states."""
+    return max((SINCE.get(spec.kind, 1) for spec in tensors), default=1)
 
 
 def header_bytes(
@@ -116,7 +136,7 @@ def header_bytes(
     header: dict[str, object] = {
         "__metadata__": {
             "format": FORMAT,
-            "format_version": str(FORMAT_VERSION),
+            "format_version": str(version_of(tensors)),
             **metadata,
             "config": config,
             "tensors": _compact({spec.name: _described(spec) for spec in tensors}),
@@ -144,7 +164,7 @@ def _described(spec: TensorSpec) -> dict[str, object]:
     parts = {part.role: part.name for part in stored_parts(spec)}
     if spec.kind == "float32":
         return {"kind": spec.kind, "shape": spec.shape, "parts": parts}
-    group = {"group": GROUP} if spec.kind == "ternary" else {}
+    group = {"group": GROUP} if spec.kind in GROUPED else {}
     return {"kind": spec.kind, "rows": spec.shape[0], "cols": spec.shape[1], **group, "parts": parts}
 
 

@@ -19,11 +19,13 @@ from configs.strict_json import parse_object
 from quant.atomic import atomic_file
 from quant.container_format import (
     DIGEST_CHARACTERS,
+    GROUPED,
     KIND_BITS,
     KINDS,
     MAX_DIMENSIONS,
     NUMPY_DTYPES,
     RESERVED_KEYS,
+    Kind,
     StoredPart,
     TensorSpec,
     header_bytes,
@@ -40,9 +42,10 @@ from quant.packing import (
     pack_rows,
     pack_ternary,
 )
+from quant.sherry_packing import PackedSherry, has_dirty_sherry_padding, pack_sherry
 from quant.ternary import TernaryWeights
 
-Rows: TypeAlias = TernaryWeights | PackedTernary | RowWeights | PackedRows
+Rows: TypeAlias = TernaryWeights | PackedTernary | PackedSherry | RowWeights | PackedRows
 Piece: TypeAlias = Rows | NDArray[np.float32]
 
 
@@ -129,8 +132,7 @@ class B158Writer:
         self._waiting.pop(0)
 
     def _write_rows(self, spec: TensorSpec, piece: Piece) -> None:
-        is_ternary = isinstance(piece, TernaryWeights | PackedTernary)
-        if isinstance(piece, np.ndarray) or is_ternary != (spec.kind == "ternary"):
+        if isinstance(piece, np.ndarray) or spec.kind not in _kinds_of(piece):
             raise UsageError(f"{spec.name} is declared {spec.kind}, got {_described(piece)}")
         if isinstance(piece, RowWeights | PackedRows) and piece.bits != KIND_BITS[spec.kind]:
             raise UsageError(f"{spec.name} is declared {spec.kind}, got rows of {piece.bits} bits")
@@ -212,17 +214,26 @@ def _check_declared(tensors: Sequence[TensorSpec], *, config: str, metadata: Map
             raise UsageError(f"{spec.name}: {spec.kind} cannot have the shape {spec.shape}")
 
 
+def _kinds_of(piece: Rows) -> tuple[Kind, ...]:
+    """The kinds that a piece may be written as; codes that Sherry cannot hold are refused by its packing."""
+    if isinstance(piece, TernaryWeights):
+        return GROUPED
+    if isinstance(piece, PackedTernary | PackedSherry):
+        return ("sherry",) if isinstance(piece, PackedSherry) else ("ternary",)
+    return tuple(kind for kind in KIND_BITS if kind != "ternary")
+
+
 def _matrix_shape(piece: Rows) -> tuple[int, int]:
-    if isinstance(piece, PackedTernary | PackedRows):
+    if isinstance(piece, PackedTernary | PackedSherry | PackedRows):
         return piece.num_rows, piece.num_inputs
     num_rows, num_inputs = piece.codes.shape
     return num_rows, num_inputs
 
 
-def _packed(spec: TensorSpec, piece: Rows) -> PackedTernary | PackedRows:
+def _packed(spec: TensorSpec, piece: Rows) -> PackedTernary | PackedSherry | PackedRows:
     """The tiles of a piece; tiles that come as such are held to what packing gives."""
     if isinstance(piece, TernaryWeights):
-        return pack_ternary(piece)
+        return pack_sherry(piece) if spec.kind == "sherry" else pack_ternary(piece)
     if isinstance(piece, RowWeights):
         return pack_rows(piece)
     height, width = _matrix_shape(piece)
@@ -234,10 +245,14 @@ def _packed(spec: TensorSpec, piece: Rows) -> PackedTernary | PackedRows:
                 f"{spec.name}: the {part.role} of {height} × {width} in tiles must be contiguous "
                 f"{part.dtype} {part.shape}, got {_described(array)}"
             )
-    at = first_invalid_code(piece.codes, bits=KIND_BITS[spec.kind])
-    if at is not None:
-        raise UsageError(f"{spec.name} has a byte at {at} of its tiles with a code that no weight has")
-    if has_dirty_padding(piece):
+    if isinstance(piece, PackedSherry):
+        is_dirty = has_dirty_sherry_padding(piece)
+    else:
+        at = first_invalid_code(piece.codes, bits=KIND_BITS[spec.kind])
+        if at is not None:
+            raise UsageError(f"{spec.name} has a byte at {at} of its tiles with a code that no weight has")
+        is_dirty = has_dirty_padding(piece)
+    if is_dirty:
         raise UsageError(f"{spec.name} has tiles whose padding is not zero")
     return piece
 

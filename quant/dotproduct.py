@@ -32,13 +32,17 @@ def _sum_of_products(builder: Any, xs: list[Any], ys: list[Any]) -> Any:
     return total
 
 
-def _in_pieces(builder: Any, name: str, result: Any, x: Any, y: Any) -> Any:
-    """An instruction of two operands on each part of registers that are longer than its own."""
-    size = result.element.width * result.count // x.type.element.width
-    parts = [
-        call_llvm(builder, name, result, [lanes_of(builder, value, indices) for value in (x, y)])
-        for indices in (list(range(first, first + size)) for first in range(0, x.type.count, size))
-    ]
+def _in_pieces(builder: Any, name: str, result: Any, *operands: Any) -> Any:
+    """An instruction on each part of registers that are longer than its own; it keeps their size in bytes."""
+    bits = result.element.width * result.count
+    count = operands[0].type.element.width * operands[0].type.count // bits
+    parts: list[Any] = []
+    for place in range(count):
+        values: list[Any] = []
+        for value in operands:
+            size = bits // value.type.element.width
+            values.append(lanes_of(builder, value, list(range(place * size, (place + 1) * size))))
+        parts.append(call_llvm(builder, name, result, values))
     while len(parts) > 1:
         parts = [joined(builder, low, high) for low, high in zip(parts[::2], parts[1::2], strict=True)]
     return parts[0]
@@ -48,6 +52,10 @@ def _dot_four(builder: Any, kind: Any, sums: Any, unsigned: Any, signed: Any) ->
     u, s = _bytes(builder, unsigned, kind), _bytes(builder, signed, kind)
     if cpu.target().has("avx512vnni") and cpu.target().has("avx512vl"):
         return call_llvm(builder, f"llvm.x86.avx512.vpdpbusd.{8 * kind.num_bytes}", kind.llvm, [sums, u, s])
+    if cpu.target().has("avxvnni") and kind.num_bytes % 32 == 0:
+        return _in_pieces(
+            builder, "llvm.x86.avx512.vpdpbusd.256", ir.VectorType(ir.IntType(32), 8), sums, u, s
+        )
     us = _dealt(builder, u, hands=4, bits=32, signed=False)
     return builder.add(sums, _sum_of_products(builder, us, _dealt(builder, s, hands=4, bits=32, signed=True)))
 
@@ -56,10 +64,20 @@ dot_four = ternary(_dot_four, result_of=lambda sums, unsigned, signed: sums)
 """`dot_four(sums, unsigned, signed)`: add to each int32 the products of its four bytes of either kind."""
 
 
+# Feature, intrinsic, lanes of its result; the longest first.
+_PAIRS = (
+    ("avx512bw", "llvm.x86.avx512.pmaddubs.w.512", 32),
+    ("avx2", "llvm.x86.avx2.pmadd.ub.sw", 16),
+    ("ssse3", "llvm.x86.ssse3.pmadd.ub.sw.128", 8),
+)
+_SIGNS = (("avx2", "llvm.x86.avx2.psign.b", 32), ("ssse3", "llvm.x86.ssse3.psign.b.128", 16))
+
+
 def _dot_pairs(builder: Any, kind: Any, unsigned: Any, signed: Any) -> Any:
     u, s = _bytes(builder, unsigned, kind), _bytes(builder, signed, kind)
-    if cpu.target().has("avx2") and kind.num_bytes % 32 == 0:
-        return _in_pieces(builder, "llvm.x86.avx2.pmadd.ub.sw", ir.VectorType(ir.IntType(16), 16), u, s)
+    for feature, name, lanes in _PAIRS:
+        if cpu.target().has(feature) and kind.num_bytes % (2 * lanes) == 0:
+            return _in_pieces(builder, name, ir.VectorType(ir.IntType(16), lanes), u, s)
     us = _dealt(builder, u, hands=2, bits=16, signed=False)
     return _sum_of_products(builder, us, _dealt(builder, s, hands=2, bits=16, signed=True))
 
@@ -75,6 +93,8 @@ the instruction saturates, the spelled-out form wraps."""
 
 
 def _dot_wide_pairs(builder: Any, kind: Any, x: Any, y: Any) -> Any:
+    if cpu.target().has("avx512bw") and kind.lanes % 32 == 0:
+        return _in_pieces(builder, "llvm.x86.avx512.pmaddw.d.512", ir.VectorType(ir.IntType(32), 16), x, y)
     if cpu.target().has("avx2") and kind.lanes % 16 == 0:
         return _in_pieces(builder, "llvm.x86.avx2.pmadd.wd", ir.VectorType(ir.IntType(32), 8), x, y)
     if cpu.target().architecture == "x86_64" and kind.lanes % 8 == 0:
@@ -94,8 +114,9 @@ dot_wide_pairs = binary(_dot_wide_pairs, result_of=_type_of_wide_pairs)
 
 def _with_sign_of(builder: Any, kind: Any, x: Any, sign: Any) -> Any:
     a, b = _bytes(builder, x, kind), _bytes(builder, sign, kind)
-    if cpu.target().has("avx2") and kind.num_bytes == 32:
-        return builder.bitcast(call_llvm(builder, "llvm.x86.avx2.psign.b", a.type, [a, b]), kind.llvm)
+    for feature, name, num_bytes in _SIGNS:
+        if cpu.target().has(feature) and kind.num_bytes == num_bytes:
+            return builder.bitcast(call_llvm(builder, name, a.type, [a, b]), kind.llvm)
     zero = ir.Constant(a.type, None)
     turned = builder.select(builder.icmp_signed("<", b, zero), builder.sub(zero, a), a)
     return builder.bitcast(builder.select(builder.icmp_signed("==", b, zero), zero, turned), kind.llvm)
@@ -106,11 +127,12 @@ with_sign_of = binary(_with_sign_of)
 
 
 def _settle(builder: Any, kind: Any, x: Any) -> Any:
-    if not cpu.target().has("avx2") or kind.num_bytes > 32:
+    fits = cpu.target().has("avx2") and kind.num_bytes == 32
+    if not fits and not (cpu.target().has("ssse3") and kind.num_bytes == 16):
         return x
     return builder.asm(ir.FunctionType(kind.llvm, [kind.llvm]), "", "=x,0", [x], False)
 
 
 settle = unary(_settle)
 """The same value, through which LLVM does not see. It would else regroup the integer sums of several steps
-of a loop for AVX2, and need more registers than there are: many tokens take a third longer."""
+of a loop where there are sixteen registers, and need more: with AVX2 many tokens take a third longer."""

@@ -5,27 +5,17 @@ the addresses in the table. Only kernels of three integers without a result can 
 `quant.kernels.arguments`.
 """
 
-import inspect
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-from quant.jit import native_address
 from quant.registers import intrinsic, ir, types
 
 _BYTES = ir.IntType(8).as_pointer()
 _I64 = ir.IntType(64)
 
 
-def address_of(kernel: Callable[..., None]) -> int:
-    """Address of a kernel's machine code, compiled now if need be; it is good as long as the kernel lives."""
-    parameters = inspect.signature(cast(Any, kernel).py_func).parameters
-    assert len(parameters) == 3, "a kernel that is called by address takes (arguments, first, last)"
-    return native_address(kernel)
-
-
 @intrinsic
 def call_kernel(typing_context: Any, address: Any, arguments: Any, first: Any, last: Any) -> Any:
-    """`call_kernel(address, arguments, first, last)`, with an address from `address_of`."""
+    """`call_kernel(address, arguments, first, last)`, with an address from `quant.native.address_of`."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         # Numba's own convention: where the result and the exception go, then the arguments; it gives a

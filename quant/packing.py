@@ -79,24 +79,35 @@ def pack_ternary(weights: TernaryWeights) -> PackedTernary:
     """Tiles of a ternary matrix, which may come in pieces of whole row pairs: their tiles join end to end."""
     weights = regroup(weights)
     num_rows, num_inputs = weights.codes.shape
-    pairs, groups = num_pairs(num_rows), weights.scales.shape[1]
-    scales = np.zeros((pairs * ROW_PAIR, groups), dtype=np.float16)
-    scales[:num_rows] = weights.scales
     return PackedTernary(
         codes=_pack(weights.codes, bits=2),
-        scales=np.ascontiguousarray(scales.reshape(pairs, 2, 16, groups).transpose(0, 3, 1, 2)),
+        scales=pack_scales(weights.scales),
         num_rows=num_rows,
         num_inputs=num_inputs,
     )
 
 
+def pack_scales(scales_OG: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Scales of groups in tile order."""
+    num_rows, groups = scales_OG.shape
+    pairs = num_pairs(num_rows)
+    scales = np.zeros((pairs * ROW_PAIR, groups), dtype=np.float16)
+    scales[:num_rows] = scales_OG
+    return np.ascontiguousarray(scales.reshape(pairs, 2, 16, groups).transpose(0, 3, 1, 2))
+
+
+def unpack_scales(scales: NDArray[np.float16], *, num_rows: int) -> NDArray[np.float16]:
+    """Scales of groups by rows."""
+    pairs, groups = scales.shape[:2]
+    by_row = scales.transpose(0, 2, 3, 1).reshape(pairs * ROW_PAIR, groups)
+    return np.ascontiguousarray(by_row[:num_rows])
+
+
 def unpack_ternary(packed: PackedTernary) -> TernaryWeights:
     """The codes and scales that the tiles hold."""
-    pairs, groups = packed.scales.shape[:2]
-    scales = packed.scales.transpose(0, 2, 3, 1).reshape(pairs * ROW_PAIR, groups)
     return TernaryWeights(
         codes=_unpack(packed.codes, bits=2, num_rows=packed.num_rows, num_inputs=packed.num_inputs),
-        scales=np.ascontiguousarray(scales[: packed.num_rows]),
+        scales=unpack_scales(packed.scales, num_rows=packed.num_rows),
         group_size=GROUP,
     )
 

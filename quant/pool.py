@@ -15,49 +15,52 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from configs.errors import UsageError
-from quant.jit import native_address, prepare
-from quant.pool_barrier import LINE, PARKING, PARKING_CODES, PATIENCE
-from quant.pool_kernels import (
+from quant.native import Kernel, NamedKernel, code_of
+from quant.parking import Parking, parkings
+from quant.pool_places import (
     BUSY,
     CLOSED,
     HOLD_NS,
     IDLE,
+    LINE,
     MAX_THREADS,
     NUM_BYTES,
     NUM_THREADS,
+    PARKING,
+    PARKING_CODES,
+    PATIENCE,
     SHORTEST_HOLD_NS,
     STATE,
     UNSTARTED,
     USABLE,
     WORKER,
-    admit,
-    launch,
-    park,
-    retire,
 )
-from quant.pool_system import Parking, parkings
 from quant.pool_threads import ThreadCount, default_threads
 
-Worker: TypeAlias = Callable[[int, int, int, int], None]
-"""A kernel of the address of a table, a thread, how many they are, and the barrier's block."""
+_launch = NamedKernel("quant.pool_kernels", "launch", 2)
+_park = NamedKernel("quant.pool_kernels", "park", 2)
+_admit = NamedKernel("quant.pool_kernels", "admit", 1)
+_retire = NamedKernel("quant.pool_kernels", "retire", 1)
+POOL_KERNELS = (_launch, _park, _admit, _retire)
 
 
 class Pool:
     """A worker and the threads that run it. One job at a time; the caller of `run` is thread 0."""
 
     def __init__(
-        self, worker: Worker, *, num_threads: int | None = None, parking: Parking | None = None
+        self, worker: Kernel, *, num_threads: int | None = None, parking: Parking | None = None
     ) -> None:
+        """The worker takes the address of a table, a thread, how many they are, and the barrier's block."""
         wanted = _checked_threads(num_threads)
         chosen_parking = _checked_parking(parking)
-        for function in (park, launch, admit, retire):
-            prepare(function)
+        for kernel in POOL_KERNELS:
+            code_of(kernel)
+        self._launch = code_of(_launch).call
         self.num_threads, self.reason = wanted.count, wanted.reason
         self._crew = _Crew(worker, num_threads=wanted.count, parking=chosen_parking)
         _forget_the_gone()
@@ -70,11 +73,11 @@ class Pool:
 
         The caller keeps the table's memory alive; an address does not.
         """
-        found = launch(self._crew.address, table)
+        found = self._launch(self._crew.address, table)
         if found != IDLE:
             if found == UNSTARTED:
                 self._crew.start()
-                found = launch(self._crew.address, table)
+                found = self._launch(self._crew.address, table)
             _refuse(found)
 
     @property
@@ -98,10 +101,10 @@ class Pool:
 class _Crew:
     """The threads and their control block; they do not hold the pool, so that it can be forgotten."""
 
-    def __init__(self, worker: Worker, *, num_threads: int, parking: Parking) -> None:
+    def __init__(self, worker: Kernel, *, num_threads: int, parking: Parking) -> None:
         self._worker, self._num_threads = worker, num_threads
         self._parking: Parking = parking
-        self._code = native_address(worker)
+        self._code = code_of(worker).address
         self.begin()
 
     def begin(self) -> None:
@@ -133,10 +136,10 @@ class _Crew:
                 )
                 self._threads.append(thread)
                 thread.start()
-            admit(self.address)
+            _admit(self.address)
 
     def dismiss(self) -> None:
-        retire(self.address)
+        _retire(self.address)
 
     def join(self) -> None:
         for thread in self._threads:
@@ -156,9 +159,9 @@ class _Crew:
 _crews: set[_Crew] = set()
 
 
-def _live(block: Any, _worker: Worker, number: int) -> None:
+def _live(block: Any, _worker: Kernel, number: int) -> None:
     """What a thread does. Its arguments keep alive what it works with."""
-    park(block.ctypes.data, number)
+    _park(block.ctypes.data, number)
 
 
 def _refuse(found: int) -> None:
@@ -171,15 +174,20 @@ def _refuse(found: int) -> None:
         raise UsageError("this pool is closed", hint="Make a new one, or close it later.")
 
 
-def _checked_threads(num_threads: int | None) -> ThreadCount:
-    if num_threads is None:
-        found = default_threads()
-        return ThreadCount(count=min(found.count, MAX_THREADS), reason=found.reason)
+def check_threads(num_threads: int) -> None:
+    """Refuse a number of threads that no pool can have."""
     if not 1 <= num_threads <= MAX_THREADS:
         raise UsageError(
             f"a pool has 1 … {MAX_THREADS} threads, got {num_threads}",
             hint=f"Leave it out, and there will be {default_threads().count}.",
         )
+
+
+def _checked_threads(num_threads: int | None) -> ThreadCount:
+    if num_threads is None:
+        found = default_threads()
+        return ThreadCount(count=min(found.count, MAX_THREADS), reason=found.reason)
+    check_threads(num_threads)
     if num_threads > 1 and parkings() == ("none",):
         return default_threads()
     return ThreadCount(count=num_threads, reason="as asked")

@@ -11,34 +11,24 @@ wait is booked as stolen. Work that is merely uneven makes others wait too, but 
 """
 
 from quant.jit import helper, kernel
-from quant.pool_system import Parking, futex_wait, futex_wake, nap, now_ns, times_displaced, yield_core
+from quant.pool_places import (
+    BARRIER_PATIENCE,
+    CROWDED,
+    DISPLACED,
+    FUTEX,
+    GATE,
+    LATE,
+    LATE_SINCE,
+    LINE,
+    PARKING,
+    STOLEN_NS,
+    THREADS,
+)
+from quant.pool_system import futex_wait, futex_wake, nap, now_ns, times_displaced, yield_core
 from quant.registers import i64
 from quant.sync import atomic_add, atomic_compare_exchange, atomic_load, atomic_store, pause
 
-LINE = 128  # bytes; cores fetch lines of 64 in pairs
-
-# Places in the barrier's block, in bytes. What is written at different times lies on different lines.
-GATE = 0
-LATE = 8  # the number for which somebody waits long
-LATE_SINCE = 16
-PARKING = LINE
-BARRIER_PATIENCE = PARKING + 8
-REST_PATIENCE = PARKING + 24
-STOLEN_NS = 2 * LINE
-CROWDED = STOLEN_NS + 8  # not 0 when somebody else took a core that was offered during this job
-THREADS = 3 * LINE  # a line for each thread: its own gate, and what it remembers
-OWN_GATE, DISPLACED, CLAIMED = 0, 8, 16
-
-PARKING_CODES: dict[Parking, int] = {"none": 0, "naps": 1, "futex": 2}
-FUTEX = PARKING_CODES["futex"]
-
 QUICK_TURNS = 200  # a few µs of spinning, without a look at the clock
-PATIENCE: dict[int, tuple[int, int]] = {
-    BARRIER_PATIENCE: (50_000, 500_000),
-    REST_PATIENCE: (30_000, 2_000_000),  # what lies between two tokens is bridged
-}
-"""Place in the block: how long to spin, and after how long in all to park, in ns."""
-
 SURELY_TAKEN_NS = 200_000  # a yield as long as this
 SURELY_STOLEN_NS = 1_000_000  # where the system does not count, a wait as long as this is taken for theft
 FIRST_NAP_NS, LONGEST_NAP_NS = 20_000, 1_000_000

@@ -5,56 +5,46 @@ guarded in here and not by a lock of Python's, since an interrupt may come betwe
 """
 
 from quant.jit import helper, kernel
-from quant.pool_barrier import (
+from quant.pool_barrier import arrive, barrier, count_up, wait, wake
+from quant.pool_places import (
+    ACTIVE,
+    BUSY,
+    CALM,
     CLAIMED,
+    CLOSED,
     CROWDED,
     DISPLACED,
     FUTEX,
     GATE,
+    HOLD_NS,
+    IDLE,
     LATE,
+    LEAVE,
     LINE,
+    LONGEST_HOLD_NS,
+    NUM_THREADS,
     OWN_GATE,
     PARKING,
+    PROBE_AT_NS,
     REST_PATIENCE,
+    SHORTEST_HOLD_NS,
+    START_NS,
+    STATE,
     STOLEN_NS,
+    TABLE,
     THREADS,
-    arrive,
-    barrier,
-    count_up,
-    wait,
-    wake,
+    UNSTARTED,
+    USABLE,
+    WINDOW_NS,
+    WINDOW_STOLEN_NS,
+    WORKER,
 )
 from quant.pool_system import call_worker, nap, now_ns, times_displaced
 from quant.registers import i64
 from quant.sync import atomic_add, atomic_compare_exchange, atomic_exchange, atomic_load, atomic_store
 
-MAX_THREADS = 256
-
-JOB = THREADS + MAX_THREADS * LINE  # written before the gates of a job open, read after
-STATE = JOB
-TABLE = JOB + 8
-ACTIVE = JOB + 16  # how many threads do the job; never more than NUM_THREADS
-START_NS = JOB + 24
-WORKER = JOB + 32  # address of the kernel
-LEAVE = JOB + 40
-
-BOOK = JOB + LINE  # the guarded caller's alone
-NUM_THREADS = BOOK
-USABLE = BOOK + 8  # how many threads the next job gets
-WINDOW_NS = BOOK + 16  # time of jobs since the books were opened, and what of it was stolen
-WINDOW_STOLEN_NS = BOOK + 24
-PROBE_AT_NS = BOOK + 32  # when one more thread is tried again
-HOLD_NS = BOOK + 40  # how long to do without, the next time
-CALM = BOOK + 48  # windows without theft in a row
-
-NUM_BYTES = BOOK + LINE
-
-# STATE
-UNSTARTED, IDLE, BUSY, CLOSED = 0, 1, 2, 3
-
 FULL_WINDOW_NS = 10_000_000  # a few time slices of the system
 TOO_MUCH = 4  # a quarter of the time stolen, and one thread less is better
-SHORTEST_HOLD_NS, LONGEST_HOLD_NS = 50_000_000, 2_000_000_000
 LOSS_SHARE, LONGEST_PENALTY_NS = (
     32,
     20_000_000_000,
@@ -148,6 +138,8 @@ def launch(block: int, table: int) -> int:
         atomic_store(block + GATE, 0)
         atomic_store(block + LATE, 0)
         atomic_store(block + CROWDED, 0)
+        # Any thread may be the caller, and what pushed it off its core between two jobs stole nothing.
+        atomic_store(block + THREADS + DISPLACED, times_displaced())
         open_gates(block, active)
         call_worker(worker, table, 0, active, block)
         barrier(block, 0, active)

@@ -1,21 +1,16 @@
 """What threads ask of the operating system from inside a kernel: the time, the core for others, sleep.
 
-Each is a call of the C library by name. A system that lacks one gets nothing in its place, which `parking`
-tells, and a pool has one thread there.
+Each is a call of the C library by name. A system that lacks one gets nothing in its place, which
+`quant.parking` tells, and a pool has one thread there.
 """
 
 import sys
-from functools import cache
-from typing import Any, Literal
+from typing import Any
 
-from quant import cpu, jit
+from quant import cpu
+from quant.parking import FUTEX_CALLS, has_function, has_futex
 from quant.registers import cgutils, intrinsic, ir, pointer, types
 
-Parking = Literal["futex", "naps", "none"]
-"""How a thread waits long: woken by the kernel, by naps that grow, or not at all."""
-
-# Linux numbers its calls by architecture; the C library has no name for this one.
-_FUTEX: dict[str, int] = {"x86_64": 202, "aarch64": 98}
 _FUTEX_WAIT_PRIVATE, _FUTEX_WAKE_PRIVATE = 128, 129
 _EVERYBODY = 0x7FFFFFFF
 
@@ -26,20 +21,12 @@ _USAGE_WORDS, _USAGE_INVOLUNTARY_SWITCHES = 18, 17  # in `struct rusage`, where 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
-@cache
-def parkings() -> tuple[Parking, ...]:
-    """The ways of waiting that this system has, best first."""
-    if not all(_has(name) for name in ("sched_yield", "nanosleep", "clock_gettime")) or sys.maxsize < 1 << 62:
-        return ("none",)
-    return ("futex", "naps") if _has_futex() else ("naps",)
-
-
 @intrinsic
 def now_ns(typing_context: Any) -> Any:
     """A clock that never goes back."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if not _has("clock_gettime"):
+        if not has_function("clock_gettime"):
             return ir.Constant(_I64, 0)
         time = cgutils.alloca_once(builder, ir.ArrayType(_I64, 2))
         _call(builder, "clock_gettime", _I32, [ir.Constant(_I32, _MONOTONIC_CLOCK), time])
@@ -54,7 +41,7 @@ def yield_core(typing_context: Any) -> Any:
     """Let another thread have this core, if one wants it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if _has("sched_yield"):
+        if has_function("sched_yield"):
             _call(builder, "sched_yield", _I32, [])
         return context.get_dummy_value()
 
@@ -66,7 +53,7 @@ def nap(typing_context: Any, nanoseconds: Any) -> Any:
     """Sleep for less than a second, or until a signal comes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if _has("nanosleep"):
+        if has_function("nanosleep"):
             time = cgutils.alloca_once(builder, ir.ArrayType(_I64, 2))
             builder.store(ir.Constant(_I64, 0), cgutils.gep_inbounds(builder, time, 0, 0))
             builder.store(arguments[0], cgutils.gep_inbounds(builder, time, 0, 1))
@@ -103,7 +90,7 @@ def times_displaced(typing_context: Any) -> Any:
     """How often this thread had to leave its core while it wanted to go on; −1 where nobody counts."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if sys.platform != "linux" or not _has("getrusage"):
+        if sys.platform != "linux" or not has_function("getrusage"):
             return ir.Constant(_I64, -1)
         usage = cgutils.alloca_once(builder, ir.ArrayType(_I64, _USAGE_WORDS))
         _call(builder, "getrusage", _I32, [ir.Constant(_I32, _OF_THIS_THREAD), usage])
@@ -129,21 +116,9 @@ def call_worker(
     return types.void(*[types.int64] * 5), generate
 
 
-@cache
-def _has(name: str) -> bool:
-    """LLVM ends the process when code calls what it cannot find, so each function is looked for first."""
-    # Before Numba has made its compiler, LLVM knows no function of this process.
-    jit.registry.cpu_target.target_context.codegen()
-    return cpu.llvm.address_of_symbol(name) is not None
-
-
-def _has_futex() -> bool:
-    return sys.platform == "linux" and cpu.target().architecture in _FUTEX and _has("syscall")
-
-
 def _futex(builder: Any, address: Any, operation: int, value: Any) -> None:
-    if _has_futex():
-        number, nothing = ir.Constant(_I64, _FUTEX[cpu.target().architecture]), ir.Constant(_I64, 0)
+    if has_futex(cpu.target().architecture):
+        number, nothing = ir.Constant(_I64, FUTEX_CALLS[cpu.target().architecture]), ir.Constant(_I64, 0)
         parts = [address, ir.Constant(_I32, operation), value, nothing, nothing, nothing]
         kind = ir.FunctionType(_I64, [_I64], var_arg=True)
         builder.call(cgutils.get_or_insert_function(builder.module, kind, "syscall"), [number, *parts])

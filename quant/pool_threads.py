@@ -1,11 +1,11 @@
 """How many threads a process should use: cores that it may run on and has a quota for."""
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from quant.pool_system import parkings
+from quant.control_groups import allowed_cpus, group_folders, read_text
+from quant.parking import parkings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +20,7 @@ def default_threads(*, root: Path = Path("/")) -> ThreadCount:
     """One thread for each physical core that this process can count on. `root` holds /sys and /proc."""
     if parkings() == ("none",):
         return ThreadCount(count=1, reason="this system lacks what threads need to wait for each other")
-    cpus = _allowed_cpus()
+    cpus = allowed_cpus()
     cores = len({_siblings(root, cpu) for cpu in cpus})
     reason = f"{_counted(cores, 'core')} for this process"
     if cores < len(cpus):
@@ -32,37 +32,21 @@ def default_threads(*, root: Path = Path("/")) -> ThreadCount:
     return ThreadCount(count=cores, reason=reason)
 
 
-def _allowed_cpus() -> frozenset[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(os.cpu_count() or 1))
-
-
 def _siblings(root: Path, cpu: int) -> str:
     """The CPUs of one core in words, equal for all of them; a CPU of which nothing is told is a core."""
-    told = _text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    told = read_text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
     return told or str(cpu)
 
 
 def _quota(root: Path) -> float:
     """The least of the CPU quotas that control groups set on this process and on what holds it."""
-    quotas = [math.inf]
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", maxsplit=2)
-        if not controllers:
-            base, read = root / "sys/fs/cgroup", _quota_of_version_2
-        elif "cpu" in controllers.split(","):
-            base, read = root / "sys/fs/cgroup/cpu", _quota_of_version_1
-        else:
-            continue
-        # Inside a container the group's own path may not be visible, but its top is.
-        inner = Path(group.lstrip("/"))
-        quotas += [read(base / folder) for folder in (inner, *inner.parents)]
-    return min(quotas)
+    readers = {1: _quota_of_version_1, 2: _quota_of_version_2}
+    folders = group_folders(root, "cpu")
+    return min((readers[version](folder) for version, folder in folders), default=math.inf)
 
 
 def _quota_of_version_2(folder: Path) -> float:
-    match _text(folder / "cpu.max").split():
+    match read_text(folder / "cpu.max").split():
         case [quota, period] if quota != "max":
             return int(quota) / int(period)
         case _:
@@ -70,16 +54,8 @@ def _quota_of_version_2(folder: Path) -> float:
 
 
 def _quota_of_version_1(folder: Path) -> float:
-    quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+    quota, period = read_text(folder / "cpu.cfs_quota_us"), read_text(folder / "cpu.cfs_period_us")
     return int(quota) / int(period) if quota and period and int(quota) > 0 else math.inf
-
-
-def _text(path: Path) -> str:
-    """What a file holds, or nothing where the system does not tell."""
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
 
 
 def _counted(count: int, what: str) -> str:

@@ -6,20 +6,17 @@ found is remembered in the cache folder, under the digest of the kernel's source
 memory that cannot be read is made again.
 """
 
-import inspect
+import functools
 import json
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
+from typing import cast
 
 from configs.errors import KernelError
-from quant import cpu, jit
+from quant import cache, cpu, native
 from quant.cpu import Form
-from quant.kernels.operation import Kernel, difference, expected, solve
-from quant.kernels.table import OPERATIONS
+from quant.kernels.forms import FORMS
+from quant.native import Kernel
 
 _SEED = 20
 
@@ -33,14 +30,14 @@ class Chosen:
     reason: str
 
 
-@cache
+@functools.cache
 def chosen(name: str) -> Chosen:
     """The kernel to use for an operation of the table; the first call may compile it."""
-    operation = OPERATIONS[name]
+    forms = FORMS[name]
     refused: dict[Form, str] = {}
-    while len(refused) < len(operation.forms):
-        choice = cpu.choose(operation.forms, refused=refused)
-        kernel = operation.forms[choice.form]
+    while len(refused) < len(forms):
+        choice = cpu.choose(forms, refused=refused)
+        kernel = forms[choice.form]
         wrong = _verdict(name, choice.form, kernel)
         if not wrong:
             return Chosen(kernel=kernel, form=choice.form, reason=choice.reason)
@@ -54,6 +51,12 @@ def chosen(name: str) -> Chosen:
 
 def check(name: str, form: Form) -> str:
     """Solve the small case of an operation by one of its forms: what is wrong in words, or nothing."""
+    # What the check takes is loaded for it: mostly it was made before.
+    import numpy as np
+
+    from quant.kernels.operation import difference, expected, solve
+    from quant.kernels.table import OPERATIONS
+
     operation = OPERATIONS[name]
     problem = operation.problem(operation.golden, np.random.default_rng(_SEED))
     return difference(solve(problem, operation.forms[form], parts=2), expected(operation, problem))
@@ -61,17 +64,12 @@ def check(name: str, form: Form) -> str:
 
 def _verdict(name: str, form: Form, kernel: Kernel) -> str:
     """What the check says, from memory where it was made before."""
-    path = jit.cache_folder() / "checked" / f"{name}-{form}-{_key(kernel)}.json"
+    path = cache.cache_folder() / "checked" / f"{name}-{form}-{native.code_of(kernel).identity}.json"
     remembered = _read(path)
     if remembered is None:
         remembered = check(name, form)
-        jit.remember(path, json.dumps({"wrong": remembered}).encode())
+        cache.remember(path, json.dumps({"wrong": remembered}).encode())
     return remembered
-
-
-def _key(kernel: Kernel) -> str:
-    file = Path(inspect.getfile(cast(Any, kernel).py_func))
-    return f"{jit.compiler_key()}-{jit.source_digest(file)[:16]}"
 
 
 def _read(path: Path) -> str | None:

@@ -6,24 +6,40 @@ operation by these bounds, and no split changes a bit of the result.
 """
 
 from quant.jit import helper
+from quant.kernels.places import (
+    CODES,
+    D_STRIDE,
+    IDS,
+    NUM_ARGUMENTS,
+    NUM_BLOCKS,
+    NUM_TOKENS,
+    Q_STRIDE,
+    SCALES,
+    STARTS,
+    Y_STRIDE,
+    D,
+    Q,
+    Y,
+)
 from quant.registers import i64
 from quant.simd import load
 
-# Places in the table. What an operation does not use may hold anything.
-CODES = 0  # tiles of weights, as `quant.packing` lays them out
-SCALES = 1  # their scales, in tile order
-NUM_BLOCKS = 2  # blocks of 64 inputs in a row
-NUM_TOKENS = 3
-Q = 4  # int8 codes of the tokens, padded to whole blocks
-Q_STRIDE = 5  # bytes from one token to the next
-D = 6  # float32 scale of each block of a token
-STARTS = 7  # int32 −Σ codes of each block of a token
-D_STRIDE = 8  # bytes from one token to the next, of both
-Y = 9  # float32 results
-Y_STRIDE = 10  # bytes from one token, or one row looked up, to the next
-IDS = 11  # int64 numbers of rows
-
-NUM_ARGUMENTS = 12
+__all__ = [
+    "CODES",
+    "D_STRIDE",
+    "IDS",
+    "NUM_ARGUMENTS",
+    "NUM_BLOCKS",
+    "NUM_TOKENS",
+    "Q_STRIDE",
+    "SCALES",
+    "STARTS",
+    "Y_STRIDE",
+    "D",
+    "Q",
+    "Y",
+    "argument",
+]
 
 
 @helper

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.cpu import Form
+from quant.native import Kernel
 
-Kernel: TypeAlias = Callable[..., None]
 Arrays: TypeAlias = tuple[NDArray[Any], ...]
 
 
@@ -43,7 +43,8 @@ class Operation:
     reference: Callable[..., NDArray[Any] | Arrays]
     """By NumPy; it never sees Numba."""
     forms: dict[Form, Kernel]
-    problem: Callable[[Case, np.random.Generator], Problem]
+    # Quoted: random numbers are a large part of NumPy, and no start needs them.
+    problem: "Callable[[Case, np.random.Generator], Problem]"
     cases: tuple[Case, ...]
     golden: Case
     """A small case that goes through every branch of every form; the self-check runs it on a new machine."""

@@ -1,15 +1,12 @@
 """Operations of the recurrent mixers, for the one table."""
 
-from quant.kernels.convolution import kernels as convolution
 from quant.kernels.convolution import reference as convolution_reference
 from quant.kernels.convolution.problems import convolution_problem
-from quant.kernels.delta import kernels as delta
 from quant.kernels.delta import reference as delta_reference
 from quant.kernels.delta.problems import delta_problem
-from quant.kernels.dense import kernels as dense
 from quant.kernels.dense import reference as dense_reference
 from quant.kernels.dense.problems import dense_problem
-from quant.kernels.mlstm import kernels as mlstm
+from quant.kernels.forms import FORMS
 from quant.kernels.mlstm import reference as mlstm_reference
 from quant.kernels.mlstm.problems import mlstm_problem
 from quant.kernels.operation import Case, Operation
@@ -50,35 +47,35 @@ GOLDEN_HEADS = Case(rows=17, inputs=48, tokens=18)
 RECURRENT_OPERATIONS: dict[str, Operation] = {
     "dense": Operation(
         reference=dense_reference.dense,
-        forms={"plain": dense.dense},
+        forms=FORMS["dense"],
         problem=dense_problem,
         cases=DENSE_CASES,
         golden=Case(rows=6, inputs=40, tokens=19),
     ),
     "short_convolution": Operation(
         reference=convolution_reference.short_convolution,
-        forms={"plain": convolution.short_convolution},
+        forms=FORMS["short_convolution"],
         problem=convolution_problem,
         cases=CONVOLUTION_CASES,
         golden=Case(rows=4, inputs=40, tokens=18),
     ),
     "gated_delta": Operation(
         reference=delta_reference.gated_delta,
-        forms={"plain": delta.gated_delta},
+        forms=FORMS["gated_delta"],
         problem=delta_problem,
         cases=HEAD_STEP_CASES,
         golden=GOLDEN_HEADS,
     ),
     "exact_flow": Operation(
         reference=delta_reference.exact_flow,
-        forms={"plain": delta.exact_flow},
+        forms=FORMS["exact_flow"],
         problem=delta_problem,
         cases=HEAD_STEP_CASES,
         golden=GOLDEN_HEADS,
     ),
     "mlstm": Operation(
         reference=mlstm_reference.mlstm,
-        forms={"plain": mlstm.mlstm},
+        forms=FORMS["mlstm"],
         problem=mlstm_problem,
         cases=HEAD_STEP_CASES,
         golden=GOLDEN_HEADS,

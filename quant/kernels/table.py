@@ -12,47 +12,51 @@ from numpy.typing import NDArray
 
 from quant.activations import QuantizedActivations, quantize_activations
 from quant.embedding import RowBits, RowWeights, lookup_rows, quantize_rows, rows_matmul
-from quant.kernels.calls import Call, lookup_call, rows_call, selected_rows_call, ternary_call
-from quant.kernels.elementary import kernels as elementary
+from quant.kernels.calls import (
+    Call,
+    lookup_call,
+    rows_call,
+    selected_rows_call,
+    sherry_call,
+)
 from quant.kernels.elementary import reference as elementary_reference
 from quant.kernels.elementary.problems import function_problem, rotation_problem
-from quant.kernels.norm import kernels as norm
+from quant.kernels.forms import FORMS
+from quant.kernels.layout_table import LAYOUT_OPERATIONS
 from quant.kernels.norm import reference as norm_reference
 from quant.kernels.norm.problems import quantize_problem, rms_norm_problem, rms_norm_quantize_problem
 from quant.kernels.operation import Case, Operation, Problem
 from quant.kernels.recurrent_table import RECURRENT_OPERATIONS
-from quant.kernels.rows import int2, int4, int8, lookup
 from quant.kernels.stream_table import STREAM_OPERATIONS
-from quant.kernels.swiglu import kernels as gated
 from quant.kernels.swiglu import reference as gated_reference
 from quant.kernels.swiglu.problems import (
     swiglu_norm_quantize_problem,
     swiglu_problem,
     swiglu_quantize_problem,
 )
-from quant.kernels.ternary import avx2, plain, vnni
-from quant.kernels.titans import kernels as titans_kernels
+from quant.kernels.ternary.problems import ternary_problem, tokens
 from quant.kernels.titans import reference as titans_reference
 from quant.kernels.titans.problems import titans_problem
-from quant.kernels.vocabulary import kernels as vocabulary
 from quant.kernels.vocabulary import reference as vocabulary_reference
 from quant.kernels.vocabulary.problems import weights_problem
-from quant.packing import pack_rows, pack_ternary
-from quant.ternary import TernaryWeights, num_groups, ternary_matmul
+from quant.packing import pack_rows
+from quant.sherry import quantize_sherry
+from quant.sherry_packing import pack_sherry
+from quant.ternary import TernaryWeights, ternary_matmul
 
 
-def ternary_problem(case: Case, rng: np.random.Generator) -> Problem:
-    """A ternary matrix times tokens. Scales go down to float16's subnormals, as real ones do."""
-    codes = rng.integers(-1, 2, (case.rows, case.inputs), dtype=np.int8)
-    exponents = rng.uniform(-17, 2, (case.rows, num_groups(case.inputs, group_size=128)))
-    weights = TernaryWeights(codes=codes, scales=np.exp2(exponents).astype(np.float16), group_size=128)
-    acts = quantize_activations(_tokens(case, rng))
-    return _problem(ternary_call(pack_ternary(weights), acts), weights, acts)
+def sherry_problem(case: Case, rng: np.random.Generator) -> Problem:
+    """A ternary matrix with one zero in every four times tokens."""
+    drawn = quantize_sherry(rng.standard_normal((case.rows, case.inputs), dtype=np.float32))
+    exponents = rng.uniform(-17, 2, drawn.scales.shape)
+    weights = TernaryWeights(codes=drawn.codes, scales=np.exp2(exponents).astype(np.float16), group_size=128)
+    acts = quantize_activations(tokens(case, rng))
+    return _problem(sherry_call(pack_sherry(weights), acts), weights, acts)
 
 
 def rows_problem(case: Case, rng: np.random.Generator, *, bits: RowBits) -> Problem:
     """A table of rows times tokens."""
-    rows, acts = _rows(case, rng, bits=bits), quantize_activations(_tokens(case, rng))
+    rows, acts = _rows(case, rng, bits=bits), quantize_activations(tokens(case, rng))
     return _problem(rows_call(pack_rows(rows), acts), rows, acts)
 
 
@@ -79,15 +83,6 @@ def selected_rows(
 
 def _rows(case: Case, rng: np.random.Generator, *, bits: RowBits) -> RowWeights:
     return quantize_rows(rng.standard_normal((case.rows, case.inputs), dtype=np.float32), bits=bits)
-
-
-def _tokens(case: Case, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Tokens of very different sizes; in some runs of 64 inputs every code is the largest, of either sign."""
-    tokens = rng.standard_normal((case.tokens, case.inputs), dtype=np.float32)
-    tokens *= np.exp2(rng.integers(-12, 12, (case.tokens, 1))).astype(np.float32)
-    extreme = np.repeat(rng.random(case.inputs // 64 + 1) < 0.25, 64)[: case.inputs]
-    tokens[:, extreme] = np.copysign(np.float32(3.0), tokens[:, extreme])
-    return tokens
 
 
 def _problem(call: Call, *inputs: Any) -> Problem:
@@ -152,70 +147,78 @@ GOLDEN_TITANS = Case(rows=2, inputs=72, tokens=25)
 OPERATIONS: dict[str, Operation] = {
     "ternary_matmul": Operation(
         reference=ternary_matmul,
-        forms={"avx512vnni": vnni.matmul, "avx2": avx2.matmul, "plain": plain.matmul},
+        forms=FORMS["ternary_matmul"],
         problem=ternary_problem,
+        cases=MATMUL_CASES,
+        golden=Case(rows=40, inputs=600, tokens=22),
+    ),
+    **LAYOUT_OPERATIONS,
+    "sherry_matmul": Operation(
+        reference=ternary_matmul,
+        forms=FORMS["sherry_matmul"],
+        problem=sherry_problem,
         cases=MATMUL_CASES,
         golden=Case(rows=40, inputs=600, tokens=22),
     ),
     "int8_matmul": Operation(
         reference=rows_matmul,
-        forms={"avx512vnni": int8.matmul_vnni, "avx2": int8.matmul_avx2, "plain": int8.matmul_plain},
+        forms=FORMS["int8_matmul"],
         problem=partial(rows_problem, bits=8),
         cases=MATMUL_CASES,
         golden=GOLDEN,
     ),
     "int4_matmul": Operation(
         reference=rows_matmul,
-        forms={"avx512vnni": int4.matmul_vnni, "avx2": int4.matmul_avx2, "plain": int4.matmul_plain},
+        forms=FORMS["int4_matmul"],
         problem=partial(rows_problem, bits=4),
         cases=MATMUL_CASES,
         golden=GOLDEN,
     ),
     "int2_matmul": Operation(
         reference=rows_matmul,
-        forms={"avx512vnni": int2.matmul_vnni, "avx2": int2.matmul_avx2, "plain": int2.matmul_plain},
+        forms=FORMS["int2_matmul"],
         problem=partial(rows_problem, bits=2),
         cases=MATMUL_CASES,
         golden=GOLDEN,
     ),
     "int8_selected": Operation(
         reference=selected_rows,
-        forms={"avx512vnni": int8.selected_vnni, "avx2": int8.selected_avx2, "plain": int8.selected_plain},
+        forms=FORMS["int8_selected"],
         problem=partial(selected_problem, bits=8),
         cases=LIST_CASES,
         golden=GOLDEN,
     ),
     "int4_selected": Operation(
         reference=selected_rows,
-        forms={"avx512vnni": int4.selected_vnni, "avx2": int4.selected_avx2, "plain": int4.selected_plain},
+        forms=FORMS["int4_selected"],
         problem=partial(selected_problem, bits=4),
         cases=LIST_CASES,
         golden=GOLDEN,
     ),
     "int2_selected": Operation(
         reference=selected_rows,
-        forms={"avx512vnni": int2.selected_vnni, "avx2": int2.selected_avx2, "plain": int2.selected_plain},
+        forms=FORMS["int2_selected"],
         problem=partial(selected_problem, bits=2),
         cases=LIST_CASES,
         golden=GOLDEN,
     ),
     "int8_lookup": Operation(
         reference=lookup_rows,
-        forms={"plain": lookup.lookup_int8},
+        forms=FORMS["int8_lookup"],
         problem=partial(lookup_problem, bits=8),
         cases=LIST_CASES,
         golden=GOLDEN,
     ),
     "int4_lookup": Operation(
         reference=lookup_rows,
-        forms={"plain": lookup.lookup_int4},
+        forms=FORMS["int4_lookup"],
         problem=partial(lookup_problem, bits=4),
         cases=LIST_CASES,
         golden=GOLDEN,
     ),
     "int2_lookup": Operation(
         reference=lookup_rows,
-        forms={"plain": lookup.lookup_int2},
+        forms=FORMS["int2_lookup"],
         problem=partial(lookup_problem, bits=2),
         cases=LIST_CASES,
         golden=GOLDEN,
@@ -223,105 +226,105 @@ OPERATIONS: dict[str, Operation] = {
     # One source serves every CPU here: LLVM lowers its registers to those that there are.
     "exp": Operation(
         reference=elementary_reference.exp,
-        forms={"plain": elementary.exp},
+        forms=FORMS["exp"],
         problem=function_problem,
         cases=NUMBER_CASES,
         golden=Case(inputs=500),
     ),
     "log": Operation(
         reference=elementary_reference.log,
-        forms={"plain": elementary.log},
+        forms=FORMS["log"],
         problem=function_problem,
         cases=NUMBER_CASES,
         golden=Case(inputs=500),
     ),
     "sigmoid": Operation(
         reference=elementary_reference.sigmoid,
-        forms={"plain": elementary.sigmoid},
+        forms=FORMS["sigmoid"],
         problem=function_problem,
         cases=NUMBER_CASES,
         golden=Case(inputs=500),
     ),
     "softplus": Operation(
         reference=elementary_reference.softplus,
-        forms={"plain": elementary.softplus},
+        forms=FORMS["softplus"],
         problem=function_problem,
         cases=NUMBER_CASES,
         golden=Case(inputs=500),
     ),
     "silu": Operation(
         reference=elementary_reference.silu,
-        forms={"plain": elementary.silu},
+        forms=FORMS["silu"],
         problem=function_problem,
         cases=NUMBER_CASES,
         golden=Case(inputs=500),
     ),
     "tanh": Operation(
         reference=elementary_reference.tanh,
-        forms={"plain": elementary.tanh},
+        forms=FORMS["tanh"],
         problem=function_problem,
         cases=NUMBER_CASES,
         golden=Case(inputs=500),
     ),
     "rotation_angles": Operation(
         reference=elementary_reference.rotation_angles,
-        forms={"plain": elementary.rotation_angles},
+        forms=FORMS["rotation_angles"],
         problem=rotation_problem,
         cases=VECTOR_CASES,
         golden=GOLDEN_VECTOR,
     ),
     "quantize_blocks": Operation(
         reference=norm_reference.quantize_blocks,
-        forms={"plain": norm.quantize},
+        forms=FORMS["quantize_blocks"],
         problem=quantize_problem,
         cases=VECTOR_CASES,
         golden=GOLDEN_VECTOR,
     ),
     "rms_norm": Operation(
         reference=norm_reference.rms_norm,
-        forms={"plain": norm.rms_norm},
+        forms=FORMS["rms_norm"],
         problem=rms_norm_problem,
         cases=HEAD_CASES,
         golden=GOLDEN_VECTOR,
     ),
     "rms_norm_quantize": Operation(
         reference=norm_reference.rms_norm_quantize,
-        forms={"plain": norm.rms_norm_quantize},
+        forms=FORMS["rms_norm_quantize"],
         problem=rms_norm_quantize_problem,
         cases=VECTOR_CASES,
         golden=GOLDEN_VECTOR,
     ),
     "swiglu": Operation(
         reference=gated_reference.swiglu,
-        forms={"plain": gated.swiglu},
+        forms=FORMS["swiglu"],
         problem=swiglu_problem,
         cases=VECTOR_CASES,
         golden=GOLDEN_VECTOR,
     ),
     "swiglu_quantize": Operation(
         reference=gated_reference.swiglu_quantize,
-        forms={"plain": gated.swiglu_quantize},
+        forms=FORMS["swiglu_quantize"],
         problem=swiglu_quantize_problem,
         cases=VECTOR_CASES,
         golden=GOLDEN_VECTOR,
     ),
     "swiglu_norm_quantize": Operation(
         reference=gated_reference.swiglu_norm_quantize,
-        forms={"plain": gated.swiglu_norm_quantize},
+        forms=FORMS["swiglu_norm_quantize"],
         problem=swiglu_norm_quantize_problem,
         cases=VECTOR_CASES,
         golden=GOLDEN_VECTOR,
     ),
     "vocabulary_weights": Operation(
         reference=vocabulary_reference.weights,
-        forms={"plain": vocabulary.weights},
+        forms=FORMS["vocabulary_weights"],
         problem=weights_problem,
         cases=CHUNK_CASES,
         golden=Case(inputs=4500),
     ),
     "titans": Operation(
         reference=titans_reference.titans,
-        forms={"plain": titans_kernels.titans},
+        forms=FORMS["titans"],
         problem=titans_problem,
         cases=TITANS_CASES,
         golden=GOLDEN_TITANS,

@@ -4,12 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.activations import quantize_activations
-from quant.indirect import address_of, call_kernel
+from quant.indirect import call_kernel
 from quant.jit import kernel
 from quant.kernels.arguments import NUM_ARGUMENTS
 from quant.kernels.calls import Call, ternary_call
 from quant.kernels.operation import Kernel
 from quant.kernels.ternary import plain
+from quant.native import address_of
 from quant.packing import pack_ternary
 from quant.pool_barrier import barrier
 from quant.pool_system import now_ns

@@ -85,7 +85,7 @@ HOSTILE: dict[str, tuple[Callable[[TakenApart], None], str]] = {
     # Another program's file, or another version's.
     "no format": (drop_path("metadata", "format"), "names the format None, expected 'b158'"),
     "other format": (set_path("metadata", "format", to="pt"), "names the format 'pt'"),
-    "newer version": (set_path("metadata", "format_version", to="2"), "version 2; this program reads up to"),
+    "newer version": (set_path("metadata", "format_version", to="3"), "version 3; this program reads up to"),
     "version 0": (set_path("metadata", "format_version", to="0"), "format version is '0'"),
     "no number": (set_path("metadata", "format_version", to="one"), "format version is 'one'"),
     "signed": (set_path("metadata", "format_version", to="+1"), r"format version is '\+1'"),

@@ -1,6 +1,7 @@
 """The pool: threads meet, results do not depend on their number, and one job is done at a time."""
 
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -12,9 +13,9 @@ import pytest
 from configs.errors import UsageError
 from quant.cpu import Form
 from quant.kernels.table import OPERATIONS
+from quant.parking import Parking, parkings
 from quant.pool import Pool
-from quant.pool_kernels import STATE, UNSTARTED
-from quant.pool_system import Parking, parkings
+from quant.pool_places import DISPLACED, STATE, THREADS, UNSTARTED
 from tests.quant.pool_workers import ACTIVE, STEPS, WRONG, Products, chain, lag, linger, meet, meeting
 
 
@@ -176,6 +177,19 @@ def test_an_error_of_the_caller_leaves_the_pool_usable() -> None:
 def test_a_strange_number_of_threads_is_refused(num_threads: int) -> None:
     with pytest.raises(UsageError, match="1 … 256"):
         Pool(meet, num_threads=num_threads)
+
+
+def test_only_what_pushes_the_caller_off_its_core_in_a_job_is_theft() -> None:
+    table = meeting(steps=1)
+    remembered = (THREADS + DISPLACED) // 8
+    with Pool(meet, num_threads=2) as pool:
+        pool.run(table.ctypes.data)
+        block = pool._crew._block
+        block[remembered] = -7  # as it was when another thread called, or before what happened between jobs
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+        pool.run(table.ctypes.data)
+        after = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+        assert before <= block[remembered] <= after
 
 
 def test_fewer_threads_work_while_a_core_is_taken() -> None:

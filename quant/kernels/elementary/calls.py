@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import UsageError
-from quant.kernels.arguments import Y_STRIDE, Y
 from quant.kernels.elementary.places import COSINES, NUM_INPUTS, NUM_PLACES, POSITION, X_STRIDE, X
 from quant.kernels.operation import Arrays, Kernel
+from quant.kernels.places import Y_STRIDE, Y
 
 LANES = 16
 

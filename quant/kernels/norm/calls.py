@@ -5,10 +5,10 @@ from numpy.typing import NDArray
 
 from configs.errors import UsageError
 from quant.activations import BLOCK, num_blocks
-from quant.kernels.arguments import D_STRIDE, Q_STRIDE, STARTS, Y_STRIDE, D, Q, Y
 from quant.kernels.elementary.calls import VectorCall, check_array, set_rows
 from quant.kernels.elementary.places import EPSILON, GAIN, GAIN_STRIDE, NUM_HEADS, NUM_INPUTS, NUM_PLACES
 from quant.kernels.operation import Arrays
+from quant.kernels.places import D_STRIDE, Q_STRIDE, STARTS, Y_STRIDE, D, Q, Y
 
 Floats = NDArray[np.float32]
 

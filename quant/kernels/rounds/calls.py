@@ -21,7 +21,7 @@ from quant.kernels.rounds.places import (
     SECOND,
     STAYS,
     TAKEN,
-    THRESHOLD,
+    THRESHOLDS,
     WIDTH,
     X_STRIDE,
     Y_STRIDE,
@@ -66,7 +66,7 @@ def keep_rounds_call(
     active: Integers,
     *,
     round_number: int,
-    threshold: np.float32,
+    thresholds: Floats,
 ) -> VectorCall:
     """Which of the tokens in the loop stay, and the rounds taken by each token; what is held is written anew.
 
@@ -76,10 +76,11 @@ def keep_rounds_call(
     shape = (active.size, held_TD.shape[1])
     _set(table, mixed_TD, shape=shape, address=MIXED, stride=MIXED_STRIDE)
     _set(table, addend_TD, shape=shape, address=ADDEND, stride=ADDEND_STRIDE)
-    cell = np.array([np.float32(threshold).view(np.int32)], dtype=np.int64)
+    check_array(thresholds, shape=held_TD.shape[:1], dtype=np.float32, what="the thresholds")
+    bits = thresholds.view(np.int32).astype(np.int64)
     stays, taken = np.empty(active.size, dtype=np.int64), np.empty(len(held_TD), dtype=np.int64)
-    table[THRESHOLD], table[STAYS], table[TAKEN] = (x.ctypes.data for x in (cell, stays, taken))
-    held = (mixed_TD, addend_TD, active, cell)
+    table[THRESHOLDS], table[STAYS], table[TAKEN] = (x.ctypes.data for x in (bits, stays, taken))
+    held = (mixed_TD, addend_TD, active, bits)
     return VectorCall(table=table, outputs=(held_TD, stays, taken), units=active.size, held=held)
 
 

@@ -1,7 +1,7 @@
 """Rounds on registers. The reference says what they compute.
 
 The last two are no arithmetic: they decide how many tokens the next round has, and write it wherever the
-operations of that round read it.
+operations of that round read it. Streams keep their order, so the tokens of one stay side by side.
 """
 
 from typing import Any
@@ -17,21 +17,25 @@ from quant.kernels.rounds.places import (
     COUNTS,
     DECAY,
     FIRST,
+    FIRST_ROWS,
     HELD,
     HELD_STRIDE,
     INPUT,
     INPUT_STRIDE,
     MIXED,
     MIXED_STRIDE,
+    NUM_COUNTS,
     NUM_ROUNDS,
-    NUM_TARGETS,
+    NUM_STREAMS,
     NUM_TOKENS,
+    OWNERS,
     ROUND,
     SECOND,
+    SHARES,
     STAYS,
     TAKEN,
     TARGETS,
-    THRESHOLD,
+    THRESHOLDS,
     TOTALS,
     WANTED,
     WIDTH,
@@ -95,10 +99,10 @@ def mix_rounds(arguments: int, first: int, last: int) -> None:
 def keep_rounds(arguments: int, first: int, last: int) -> None:
     """`first` and `last` count tokens in the loop."""
     width, number_of_round = argument(arguments, WIDTH), argument(arguments, ROUND)
-    bits = load(i64, argument(arguments, THRESHOLD))
-    threshold = lane(bitcast(f32x4, splat(i32x4, bits)), 0)
     for number in range(first, last):
         token = token_of(arguments, number)
+        bits = load(i64, argument(arguments, THRESHOLDS) + token * 8)
+        threshold = lane(bitcast(f32x4, splat(i32x4, bits)), 0)
         held = row_of(arguments, HELD, HELD_STRIDE, token)
         mixed, addend = (
             row_of(arguments, MIXED, MIXED_STRIDE, number),
@@ -120,14 +124,55 @@ def keep_rounds(arguments: int, first: int, last: int) -> None:
 
 
 @helper
+def count_of(arguments: int, number_of_round: int) -> int:
+    """Where the number of a round's tokens stands."""
+    return argument(arguments, COUNTS) + number_of_round * argument(arguments, NUM_COUNTS) * 8
+
+
+@helper
 def announce(arguments: int, number_of_round: int, count: int) -> None:
-    """Write the number of tokens of a round wherever it is read."""
-    put(i64, argument(arguments, COUNTS) + number_of_round * 8, count)
+    """Write the number of tokens of a round wherever it is read, and what each stream has of them."""
+    put(i64, count_of(arguments, number_of_round), count)
     total = argument(arguments, TOTALS) + number_of_round * 8
     put(i64, total, load(i64, total) + count)
-    targets = argument(arguments, TARGETS)
-    for i in range(argument(arguments, NUM_TARGETS)):
-        put(i64, load(i64, targets + i * 8), count)
+    at = argument(arguments, TARGETS)
+    for _ in range(load(i64, at)):
+        at += 8
+        put(i64, load(i64, at), count)
+    at = argument(arguments, TARGETS) + (load(i64, argument(arguments, TARGETS)) + 1) * 8
+    if argument(arguments, NUM_STREAMS) > 1:
+        divide(arguments, count)
+        announce_streams(arguments, at)
+
+
+@helper
+def divide(arguments: int, count: int) -> None:
+    """How many of the tokens in the loop each stream has, and the row of its first."""
+    shares, rows = argument(arguments, SHARES), argument(arguments, FIRST_ROWS)
+    num_streams = argument(arguments, NUM_STREAMS)
+    for stream in range(num_streams):
+        put(i64, shares + stream * 8, 0)
+    for number in range(count):
+        share = shares + load(i64, argument(arguments, OWNERS) + token_of(arguments, number) * 8) * 8
+        put(i64, share, load(i64, share) + 1)
+    row = 0
+    for stream in range(num_streams):
+        put(i64, rows + stream * 8, row)
+        row += load(i64, shares + stream * 8)
+
+
+@helper
+def announce_streams(arguments: int, lists: int) -> None:
+    """Write the shares and the first rows of streams wherever they are read."""
+    shares, rows = argument(arguments, SHARES), argument(arguments, FIRST_ROWS)
+    for i in range(load(i64, lists)):
+        entry = lists + 8 + i * 16
+        put(i64, load(i64, entry), load(i64, shares + load(i64, entry + 8) * 8))
+    later = lists + 8 + load(i64, lists) * 16
+    for i in range(load(i64, later)):
+        entry = later + 8 + i * 32
+        row = load(i64, rows + load(i64, entry + 24) * 8)
+        put(i64, load(i64, entry), load(i64, entry + 8) + row * load(i64, entry + 16))
 
 
 @kernel
@@ -137,7 +182,8 @@ def begin_rounds(arguments: int, first: int, last: int) -> None:
         count = load(i64, argument(arguments, NUM_TOKENS))
         for token in range(count):
             put(i64, argument(arguments, ACTIVE) + token * 8, token)
-        for later in range(1, argument(arguments, NUM_ROUNDS)):
+        numbers = argument(arguments, NUM_COUNTS)
+        for later in range(numbers, argument(arguments, NUM_ROUNDS) * numbers):
             put(i64, argument(arguments, COUNTS) + later * 8, 0)
         announce(arguments, 0, count)
 
@@ -151,9 +197,10 @@ def next_round(arguments: int, first: int, last: int) -> None:
     for _ in range(first, last):
         over, left = argument(arguments, ROUND), 0
         active = argument(arguments, ACTIVE)
-        if over + 1 < load(i64, argument(arguments, WANTED)):
-            for number in range(load(i64, argument(arguments, COUNTS) + over * 8)):
-                if load(i64, argument(arguments, STAYS) + number * 8) != 0:
-                    put(i64, active + left * 8, load(i64, active + number * 8))
-                    left += 1
+        for number in range(load(i64, count_of(arguments, over))):
+            token = load(i64, active + number * 8)
+            wanted = load(i64, argument(arguments, WANTED) + token * 8)
+            if over + 1 < wanted and load(i64, argument(arguments, STAYS) + number * 8) != 0:
+                put(i64, active + left * 8, token)
+                left += 1
         announce(arguments, over + 1, left)

@@ -16,9 +16,7 @@ DECAY = 8  # float32, one a channel
 ROUND = 9  # number of this round, from 0
 ADDEND = 10  # float32 rows that still have to be added to the residual stream
 ADDEND_STRIDE = 11
-THRESHOLD = (
-    12  # address of a float32 by its bits, in an int64: the least change for another round; 0 for none
-)
+THRESHOLDS = 12  # int64, one a token: a float32 by its bits, the least change for another round; 0 for none
 STAYS = 13  # int64 results: 1 where a token takes another round
 TAKEN = 14  # int64 results: the rounds that a token has taken
 
@@ -30,11 +28,15 @@ Y = 6  # float32 results
 Y_STRIDE = 7
 
 NUM_TOKENS = 16  # address of the number of all tokens
-WANTED = 17  # address of the number of rounds that are asked for
-COUNTS = 18  # address of the numbers of tokens in each round
-NUM_ROUNDS = 19  # rounds that there are counts for
-TARGETS = 20  # addresses of integers that have to hold the number of tokens of the round that begins
-NUM_TARGETS = 21
+WANTED = 17  # int64, one a token: the number of rounds that are asked for
+COUNTS = 18  # int64 [rounds, numbers]: the number of tokens in each round, then that of each stream
+NUM_COUNTS = 19  # numbers of a round
+NUM_ROUNDS = 20  # rounds that there are counts for
+TARGETS = 21  # lists of places that depend on the number of tokens of the round that begins
 TOTALS = 22  # int64, one a round: the tokens that take it are added
+NUM_STREAMS = 23
+OWNERS = 24  # int64, one a token: its stream. Not read where there is one stream
+SHARES = 25  # work space, int64 [streams]
+FIRST_ROWS = 26  # the same
 
-NUM_PLACES = 23
+NUM_PLACES = 27

@@ -25,7 +25,7 @@ def mix_rounds_problem(case: Case, rng: np.random.Generator) -> Problem:
 
 
 def keep_rounds_problem(case: Case, rng: np.random.Generator) -> Problem:
-    """Some tokens hardly change, and the threshold lies among the changes or is none."""
+    """Some tokens hardly change, and their thresholds lie among the changes or are none."""
     held, active, number = (
         hard_tokens(case.tokens, case.inputs, rng),
         _some(case.tokens, rng),
@@ -34,9 +34,9 @@ def keep_rounds_problem(case: Case, rng: np.random.Generator) -> Problem:
     mixed, addend = hard_tokens(active.size, case.inputs, rng), hard_tokens(active.size, case.inputs, rng)
     still = rng.random(active.size) < 0.5
     mixed[still], addend[still] = held[active][still], 0.01 * held[active][still]
-    threshold = np.float32(rng.choice([0.0, 0.0099, 0.5]))
+    thresholds = rng.choice(np.array([0.0, 0.0099, 0.5], dtype=np.float32), case.tokens)
     now = np.empty_like(held)
-    call = keep_rounds_call(now, mixed, addend, active, round_number=number, threshold=threshold)
+    call = keep_rounds_call(now, mixed, addend, active, round_number=number, thresholds=thresholds)
     stays, taken = call.outputs[1:]
 
     def run(kernel: Kernel, first: int, last: int) -> None:
@@ -45,7 +45,7 @@ def keep_rounds_problem(case: Case, rng: np.random.Generator) -> Problem:
             now[...], taken[...] = held, 0
         call.run(kernel, first, last)
 
-    inputs = (held, mixed, addend, active, number, threshold)
+    inputs = (held, mixed, addend, active, number, thresholds)
     return Problem(run=run, units=call.units, outputs=(now, stays, taken), inputs=inputs)
 
 

@@ -44,16 +44,15 @@ def keep_rounds(
     addend_TD: Floats,
     active: NDArray[np.int64],
     round_number: int,
-    threshold: np.float32,
+    thresholds_T: Floats,
 ) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
     """What is held now, which of the tokens in the loop stay, and the rounds taken by all of them."""
     with np.errstate(all="ignore"):
         after_TD = canonical(mixed_TD + addend_TD)
         before_TD = held_TD[active] if round_number else np.zeros_like(after_TD)
         change_T = np.sqrt(sum_of_squares(after_TD - before_TD))
-        stays = change_T >= threshold * np.sqrt(sum_of_squares(after_TD))
-    if threshold == 0:
-        stays = np.ones(len(active), dtype=np.bool_)
+        threshold_T = thresholds_T[active]
+        stays = (threshold_T == 0) | (change_T >= threshold_T * np.sqrt(sum_of_squares(after_TD)))
     now_TD, taken_T = held_TD.copy(), np.zeros(len(held_TD), dtype=np.int64)
     now_TD[active], taken_T[active] = after_TD, round_number + 1
     return now_TD, stays.astype(np.int64), taken_T

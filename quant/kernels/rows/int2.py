@@ -2,7 +2,7 @@
 
 from quant.jit import kernel
 from quant.kernels.rows import product
-from quant.kernels.ternary import avx2, plain, vnni
+from quant.kernels.ternary import avx2, avxvnni, plain, vnni
 from quant.kernels.ternary.product import PAIR_BYTES
 
 
@@ -14,6 +14,16 @@ def matmul_vnni(arguments: int, first: int, last: int) -> None:
 @kernel
 def selected_vnni(arguments: int, first: int, last: int) -> None:
     product.selected(vnni.pair_sums, PAIR_BYTES, arguments, first, last)
+
+
+@kernel
+def matmul_avxvnni(arguments: int, first: int, last: int) -> None:
+    product.matmul(avxvnni.pair_sums, avxvnni.tile_sums, PAIR_BYTES, arguments, first, last)
+
+
+@kernel
+def selected_avxvnni(arguments: int, first: int, last: int) -> None:
+    product.selected(avxvnni.pair_sums, PAIR_BYTES, arguments, first, last)
 
 
 @kernel

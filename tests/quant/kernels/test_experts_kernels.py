@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from quant.activations import QuantizedActivations, quantize_activations
-from quant.indirect import address_of
 from quant.kernels import arguments as product
 from quant.kernels.elementary import places as vector
 from quant.kernels.experts import places as at
@@ -18,6 +17,7 @@ from quant.kernels.experts.reference import sort_pairs
 from quant.kernels.swiglu import kernels as gated
 from quant.kernels.swiglu.reference import swiglu_norm_quantize
 from quant.kernels.ternary import plain
+from quant.native import address_of
 from quant.packing import PackedTernary, pack_ternary
 from quant.ternary import TernaryWeights, quantize_ternary, ternary_matmul
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from quant import jit
-from quant.indirect import address_of, call_kernel
+from quant.indirect import call_kernel
 from quant.jit import kernel
 from quant.kernels.operation import difference, expected, solve
 from quant.kernels.table import OPERATIONS
+from quant.native import address_of
 from quant.registers import i64
 from quant.simd import load, put
 

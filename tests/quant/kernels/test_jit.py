@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quant import jit
+from quant import cache, jit, sources
+from quant.compiling import on_compile
 from quant.jit import kernel
 from quant.registers import f32, f32x4, i64
 from quant.simd import load, put, store
@@ -22,7 +23,8 @@ ROOT = Path(__file__).parents[3]
 
 PROGRAM = """
 import numpy as np
-from quant import jit
+from quant import cache
+from quant.compiling import on_compile
 from quant.jit import kernel
 from quant.registers import f32x16
 from quant.simd import load, store
@@ -36,12 +38,12 @@ def double(source: int, result: int) -> None:
 
 if __name__ == "__main__":
     x, y = np.arange(16, dtype=np.float32), np.zeros(16, dtype=np.float32)
-    with jit.on_compile(lambda name: print("compiled", name)):
+    with on_compile(lambda name: print("compiled", name)):
         double(x.ctypes.data, y.ctypes.data)
     assert (y == 2 * x).all()
-    for note in jit.cache_notes():
+    for note in cache.notes():
         print("note:", note)
-    print("folder:", jit.cache_folder())
+    print("folder:", cache.cache_folder())
 """
 
 
@@ -147,7 +149,7 @@ def test_a_cache_that_cannot_be_written_moves_to_a_temporary_folder(
 
 
 def test_old_code_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
     name = f"{halve.__module__}.{halve.__qualname__}"
     folder = tmp_path / "kernels" / jit.compiler_key()
     ages = {
@@ -172,11 +174,11 @@ def test_old_code_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_listeners_hear_what_is_compiled_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
     heard: list[str] = []
     first, second = (kernel(halve.py_func) for _ in range(2))
     assert not jit.is_compiled(first)
-    with jit.on_compile(heard.append):
+    with on_compile(heard.append):
         jit.prepare(first)
         assert jit.is_compiled(first)
         assert jit.is_compiled(second), "it waits in the cache"
@@ -189,14 +191,14 @@ def test_listeners_hear_what_is_compiled_and_nothing_else(
 
 
 def test_a_full_disk_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
 
     def refuse(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", refuse)
     jit.prepare(kernel(halve.py_func))
-    assert "No space left on device" in jit.cache_notes()[-1]
+    assert "No space left on device" in cache.notes()[-1]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing is left half written"
 
 
@@ -251,6 +253,6 @@ def test_every_import_of_a_source_is_followed(tmp_path: Path) -> None:
             """
         )
     )
-    _, imported = jit._read_source(source, 0)
+    _, imported = sources._read_source(source, 0)
     names = {path.relative_to(ROOT / "quant").as_posix() for path in imported}
     assert names == {"cpu.py", "lanes.py", "sync.py", "kernels/rows/int8.py"}

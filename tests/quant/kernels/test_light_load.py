@@ -11,7 +11,7 @@ RUN = """
 from numba.core.cpu import CPUContext
 made_ready = []
 CPUContext.refresh = lambda self, refresh=CPUContext.refresh: (made_ready.append(1), refresh(self))
-from quant.indirect import address_of
+from quant.native import address_of
 from quant.kernels.steering.kernels import add_integer
 from quant.kernels.table import OPERATIONS
 from quant.selfcheck import check

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from configs.errors import KernelError
-from quant import cpu, jit, selfcheck
+from quant import cache, cpu, selfcheck
 from quant.jit import kernel
+from quant.kernels.forms import FORMS
 from quant.kernels.operation import Case, Kernel, Operation, Problem
+from quant.kernels.table import OPERATIONS
 from quant.registers import f32
 from quant.simd import load, put
 
@@ -46,14 +48,15 @@ def operation(**forms: Kernel) -> Operation:
 
 @pytest.fixture
 def forgetful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
     selfcheck.chosen.cache_clear()
     yield
     selfcheck.chosen.cache_clear()
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, subject: Operation) -> selfcheck.Chosen:
-    monkeypatch.setitem(selfcheck.OPERATIONS, "doubling", subject)
+    monkeypatch.setitem(OPERATIONS, "doubling", subject)
+    monkeypatch.setitem(FORMS, "doubling", subject.forms)
     selfcheck.chosen.cache_clear()
     return selfcheck.chosen("doubling")
 
@@ -105,6 +108,6 @@ def test_a_memory_that_cannot_be_read_is_made_again(
 
 
 def test_all_operations_of_this_machine_pass() -> None:
-    for name, subject in selfcheck.OPERATIONS.items():
+    for name, subject in OPERATIONS.items():
         form = cpu.choose(subject.forms).form
         assert selfcheck.check(name, form) == "", f"{name}, {form}"

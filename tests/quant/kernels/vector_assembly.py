@@ -9,9 +9,12 @@ import sys
 
 from quant import cpu, jit
 from quant.kernels.table import OPERATIONS
+from tests.quant.kernels.assembly import function_of
 
 if __name__ == "__main__":
-    everything = cpu.apply_features(frozenset(), spelled="+avx512vnni,+avx512bw,+avx512dq,+avx512vl,+avxvnni")
+    everything = cpu.apply_features(
+        frozenset(), spelled="+avx512vnni,+avx512bw,+avx512dq,+avx512vl,+avx512vbmi,+avxvnni"
+    )
     cpu.machine_features = lambda: everything
-    found = {name: jit.assembly(dict(OPERATIONS[name].forms)["plain"]) for name in sys.argv[1:]}
+    found = {name: jit.assembly(function_of(dict(OPERATIONS[name].forms)["plain"])) for name in sys.argv[1:]}
     print(json.dumps(found))
