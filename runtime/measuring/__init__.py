@@ -1,0 +1,1 @@
+"""How fast a model runs here, what it takes, and how well it foresees text."""
