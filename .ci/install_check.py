@@ -59,9 +59,21 @@ def check_install(python: str, *, wheel: Path, folder: Path) -> None:
     subprocess.run([inside, "-m", "pip", "check"], check=True, stdout=subprocess.DEVNULL)
     no_torch = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is not None)"
     subprocess.run([inside, "-c", no_torch], check=True, cwd=folder)
+    answers_at_once(environment, folder=folder)
     command = [environment / "bin" / "chimera", "inspect", "demo", "--json"]
     answer = subprocess.run(command, check=True, cwd=folder, stdout=subprocess.PIPE, text=True)
     json.loads(answer.stdout)
+
+
+def answers_at_once(environment: Path, *, folder: Path) -> None:
+    """The shipped model answers, and nothing is compiled for it: the wheel holds the kernels."""
+    cache = folder / "cache"
+    settings = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    command = [environment / "bin" / "chimera-run", "Hi", "--seed", "1", "-n", "4"]
+    subprocess.run(command, check=True, cwd=folder, env=settings, stdout=subprocess.DEVNULL)
+    compiled = sorted(path.name for path in (cache / "chimera" / "kernels").rglob("*.bin"))
+    if compiled:
+        raise SystemExit(f"the wheel lacks objects for this machine; compiled: {', '.join(compiled)}")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from typing import Literal
 
 from runtime.sampler import Choice
 
-Finish = Literal["end", "stop", "length", "cancelled"]
-"""The model ended it; a stop string was met; it is as long as allowed; the caller had enough."""
+Finish = Literal["end", "stop", "length", "cancelled", "time", "memory", "watchdog"]
+"""The model ended it; a stop string was met; it is as long as allowed; the caller had enough; it took as long
+as allowed; its stream takes more memory than allowed; steps kept taking longer than they may."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -79,10 +79,14 @@ class StateLayout:
     def begin(self, rounds: int) -> NDArray[np.uint8]:
         """The memory of a state before a text."""
         arena = aligned_zeros(self.num_bytes(rounds))
+        self.set_initial(arena, rounds)
+        return arena
+
+    def set_initial(self, arena: NDArray[np.uint8], rounds: int) -> None:
+        """Make memory that holds zeros the state before a text."""
         for (_, number, _), placed in self.places.items():
             if number < rounds and placed.field.initial is not None:
                 placed.view(arena)[...] = placed.field.initial
-        return arena
 
 
 def aligned_zeros(num_bytes: int) -> NDArray[np.uint8]:

@@ -26,6 +26,7 @@ Progress: TypeAlias = Callable[[str], None]
 
 VARIABLES = (
     "CHIMERA_CPU",
+    "CHIMERA_JIT",
     "NUMBA_CPU_NAME",
     "NUMBA_CPU_FEATURES",
     "NUMBA_DISABLE_JIT",
@@ -48,6 +49,7 @@ def diagnose(*, fresh: bool = False, progress: Progress | None = None) -> Report
         "threads": diagnosis.part("threads", _threads),
         "memory": diagnosis.part("memory", _memory),
         "kernels": diagnosis.part("kernels", diagnosis.kernels) or [],
+        "layouts": diagnosis.part("layouts of weights", diagnosis.layouts) or [],
         "self_check": diagnosis.self_check,
         "caches": diagnosis.part("caches", diagnosis.caches),
         "model": diagnosis.part("the shipped model", diagnosis.model),
@@ -81,6 +83,7 @@ class _Diagnosis:
     def kernels(self) -> list[Report]:
         """The kernel of each operation, and the check of it here and now."""
         from quant.kernels.table import OPERATIONS
+        from quant.native import code_of
         from quant.selfcheck import check, chosen
 
         begin = time.perf_counter()
@@ -99,8 +102,17 @@ class _Diagnosis:
             if "failed:" in choice.reason:
                 self.remarks.append(f"kernel {operation} is {choice.form} only: {choice.reason}")
             only = len(OPERATIONS[operation].forms) == 1
-            reason = f"the only form there is, compiled for {choice.reason}" if only else choice.reason
-            found.append({"operation": operation, "form": choice.form, "reason": reason})
+            reason = f"the only form there is, for {choice.reason}" if only else choice.reason
+            code = code_of(choice.kernel)
+            found.append(
+                {
+                    "operation": operation,
+                    "form": choice.form,
+                    "reason": reason,
+                    "code": code.origin,
+                    "code_from": code.reason,
+                }
+            )
         self.self_check = {
             "checked": len(OPERATIONS),
             "failed": failed,
@@ -114,23 +126,50 @@ class _Diagnosis:
             self.broken.append(f"{which}: {wrong}")
         return found
 
+    def layouts(self) -> list[Report]:
+        """How ternary weights would lie in memory, by where a model of their size is read from."""
+        from quant import choice
+        from quant.layouts import PRODUCTS
+        from quant.pool_threads import default_threads
+        from runtime import system
+
+        if self.self_check is None or PRODUCTS["tiles"] in self.self_check["failed"]:
+            return []  # what is wrong is told once
+        if self._fresh:
+            choice.forget()
+        count, cache_bytes = default_threads().count, system.cache_bytes()
+        found: list[Report] = []
+        for place in choice.PLACES:
+            best = choice.best_layout(place=place, num_threads=count, cache_bytes=cache_bytes)
+            times = {layout: asdict(measured) for layout, measured in best.measured.items()}
+            found.append(
+                {
+                    "place": place,
+                    "threads": count,
+                    "layout": best.layout,
+                    "reason": best.reason,
+                    "us": times,
+                }
+            )
+        return found
+
     def caches(self) -> Report:
         """The folder of compiled kernels and remembered checks."""
-        from quant import jit
+        from quant import cache, jit
 
-        folder = jit.cache_folder()
+        folder = cache.cache_folder()
         kernels = folder / "kernels" / jit.compiler_key()
         files = _files(folder)
         report = {
             "folder": str(folder),
             "bytes": sum(files.values()),
-            "writable": jit.remember(folder / "doctor", b""),
+            "writable": cache.remember(folder / "doctor", b""),
             "digest": jit.compiler_key(),
             "kernels": sum(1 for file in files if file.parent == kernels),
             "checks": sum(1 for file in files if file.parent == folder / "checked"),
         }
         (folder / "doctor").unlink(missing_ok=True)
-        self.remarks += [f"cache: {note}" for note in jit.cache_notes()]
+        self.remarks += [f"cache: {note}" for note in cache.notes()]
         return report
 
     def model(self) -> Report | None:
@@ -159,9 +198,9 @@ class _Diagnosis:
         known = {} if self._fresh or path is None else _read_marks(path)
         found = survey(known=known, progress=lambda name: self._progress(f"package {name}"))
         if path is not None and found.marks != known:
-            from quant import jit
+            from quant import cache
 
-            jit.remember(path, json.dumps(found.marks).encode())
+            cache.remember(path, json.dumps(found.marks).encode())
         for finding in found.findings:
             if finding.state == "present":
                 continue
@@ -204,7 +243,7 @@ def _cpu() -> Report:
 
 
 def _threads() -> Report:
-    from quant.pool_system import parkings
+    from quant.parking import parkings
     from quant.pool_threads import default_threads
 
     found = default_threads()
@@ -227,11 +266,11 @@ def _memory() -> Report:
 def _path_of_marks() -> Path | None:
     """Where working packages are remembered; None where what keeps the caches is broken."""
     try:
-        from quant import jit
+        from quant import cache
     except ImportError:
         return None
     name = hashlib.sha256(sys.prefix.encode()).hexdigest()[:16]
-    return jit.cache_folder() / "imports" / f"{name}.json"
+    return cache.cache_folder() / "imports" / f"{name}.json"
 
 
 def _read_marks(path: Path) -> dict[str, str]:

@@ -5,21 +5,27 @@
     engine.prefill(state, ids)                      any number of ids, slice by slice
     engine.step(state, token)                       one token: one call of compiled code by all threads
     engine.logits()                                 scores of the word that follows
+    engine.step_together([Part(…), …])              tokens of several streams, and the scores of each
 
 Notable choices:
 - config and tensors become one program, a table of operations, when a model is opened; a step runs it and
   Python does nothing in between;
 - a prompt's slice is the same program with more tokens, whose recurrences go token by token: reading a text
   at once, in pieces or word by word gives the same bits, with any number of threads;
-- weights are never copied: they are read where the file is mapped;
+- weights are read where the file is mapped; they are copied only where another layout was measured to be
+  faster on this machine;
 - a state's addresses are arguments like others, so streams take turns at the cost of one small addition;
+- tokens of several streams stand side by side as those of a prompt do, so weights are read once for all of
+  them, and no stream's bits depend on who else is there;
 - the head's input stays in buffers of fixed addresses, and what a step ends with can be replaced, for whoever
   knows how to look at fewer words than all.
 """
 
+import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,16 +38,19 @@ from quant.pool import Pool
 from runtime.arena import POSITION_OFFSET
 from runtime.building import steps
 from runtime.building.experts import counted_name
+from runtime.building.laying import lay_out
 from runtime.building.loop import controls
-from runtime.building.model import add_model, final_norm
+from runtime.building.model import add_model, heard_norms
 from runtime.building.plan import Plan
 from runtime.building.states import check_runnable, state_layout
 from runtime.building.tensors import Tensors
 from runtime.building.workspace import Int8Rows, Workspace
 from runtime.model_folder import PackedModel, open_model
-from runtime.program import Count, InState, Program, ProgramBuilder, Step
+from runtime.program import TOKENS, TOKENS_CELL, Count, InState, Program, ProgramBuilder, Step
 from runtime.scoring import Scoring
+from runtime.sizing import Need, check_fits
 from runtime.state import State
+from runtime.system import bytes_beside
 from runtime.verified import check_whole
 from runtime.worker import run_records
 
@@ -49,10 +58,25 @@ Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int64]
 Ids: TypeAlias = Sequence[int] | Integers
 
-UNBOUND = (0, 0, "", 0, 0, 0.0)
-"""What the program is turned to before it is turned to anything."""
 SLICE_TOKENS = 64
 """Tokens of a prompt that go through the layers together. An interrupt comes between two slices."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Part:
+    """What one of several streams reads in a step."""
+
+    state: State
+    ids: Ids
+    rounds: int | None = None
+    exit_threshold: float = 0.0
+    is_heard: bool = True
+    """Whether the scores after its last token are asked for."""
+
+
+_Binding: TypeAlias = tuple[tuple[int, int, str, int, int, float, bool] | None, ...]
+UNBOUND: _Binding = ()
+"""What the program is turned to before it is turned to anything."""
 
 
 class Engine:
@@ -65,20 +89,32 @@ class Engine:
         num_threads: int | None = None,
         memory_limit_bytes: int | None = None,
         slice_tokens: int = SLICE_TOKENS,
+        num_streams: int = 1,
     ) -> None:
-        if slice_tokens < 1:
-            raise UsageError(f"a slice has at least one token, got {slice_tokens}")
+        if not 1 <= num_streams <= slice_tokens:
+            raise UsageError(
+                f"{num_streams} streams in slices of {slice_tokens} tokens; a slice has one token at least, "
+                "and one for each stream"
+            )
         check_runnable(model.config)
         self.config: ModelConfig = model.config
         self.digest = model.file.digest
         """The model's name; states carry it."""
         self.slice_tokens = slice_tokens
-        self._limit = memory_limit_bytes
+        self.memory_limit_bytes = memory_limit_bytes
+        """What this process may take, with all that it runs beside the engine; None is no limit."""
+        self.num_streams = num_streams
+        """How many streams a step may have."""
         self._tensors = Tensors(model)
+        self.weights_layout = lay_out(
+            self._tensors, num_threads=num_threads, memory_limit_bytes=memory_limit_bytes
+        )
+        """How ternary weights lie in memory, and why."""
         self.layout = state_layout(model.config, self._tensors)
         """Where everything lies in a state."""
-        self._check_memory(buffer_bytes=0, state_bytes=self.layout.num_bytes(1))
         self._workspace = Workspace(num_rows=slice_tokens)
+        self._program_bytes = self._beside_files()
+        self.check_memory(1)
         builder = ProgramBuilder()
         plan = Plan(
             config=model.config,
@@ -86,19 +122,22 @@ class Engine:
             layout=self.layout,
             workspace=self._workspace,
             program=builder,
+            num_streams=num_streams,
         )
         outline = add_model(plan)
+        self.delta_gates = tuple(plan.delta_gates)
+        """Where layers of the delta rule leave their gates; `runtime.gates` tells what they mean."""
         self.head_rows: PackedRows = outline.embedding
         """The table of embedding and head."""
-        self.hidden: Int8Rows = self._workspace.int8("head", model.config.hidden_size, num_rows=1)
+        self._hidden = self._workspace.int8("head", model.config.hidden_size, num_rows=num_streams)
+        self.hidden: Int8Rows = self._hidden.row(0)
         """What the head reads of the last token, at addresses that never change."""
-        self._all_logits = self._workspace.rows("head.logits", model.config.vocab_size, num_rows=1)
+        self._all_logits = self._workspace.rows("head.logits", model.config.vocab_size, num_rows=num_streams)
+        norms, heard = heard_norms(plan, outline.stream, acts=self._hidden)
         builder.together(
-            outline.tokens,
-            final_norm(plan, outline.stream, acts=self.hidden, last_alone=True),
-            steps.add_integer(outline.tokens.address, target=InState(POSITION_OFFSET)),
+            outline.tokens, *norms, steps.add_integer(TOKENS_CELL, target=InState(POSITION_OFFSET))
         )
-        self._program = builder.build(tokens=outline.tokens)
+        self._program = builder.build(tokens=outline.tokens, heard=heard)
         self._scoring = Scoring(plan, outline)
         self._ids, self._controls = outline.ids, controls(plan)
         self._one = Count(cell=np.ones(1, dtype=np.int64))
@@ -106,11 +145,18 @@ class Engine:
             self.head_rows, acts=self.hidden, y=self._all_logits, num_tokens=1
         )
         self._head_program = Program([(self._one, (self._full_head,))], tokens=self._one)
+        self._heads_program = self._program_of_heads()
         self.set_head(None)
         self._bound = UNBOUND
         self._last_tokens = 0
-        self._check_memory(buffer_bytes=self._workspace.num_bytes, state_bytes=self.layout.num_bytes(1))
+        self._heard: list[weakref.ref[State]] = []
         self._pool = Pool(run_records, num_threads=num_threads)
+        self._program_bytes = self._beside_files()
+        try:
+            self.check_memory(1)
+        except NotEnoughMemory:
+            self.close()
+            raise
 
     @classmethod
     def open(
@@ -120,6 +166,7 @@ class Engine:
         num_threads: int | None = None,
         memory_limit_bytes: int | None = None,
         slice_tokens: int = SLICE_TOKENS,
+        num_streams: int = 1,
         verify: bool = False,
     ) -> Self:
         """The engine of a file or a folder. `verify` reads the whole file first and refuses a damaged one."""
@@ -127,7 +174,11 @@ class Engine:
         if verify:
             check_whole(Tensors(model).files, anew=True)
         return cls(
-            model, num_threads=num_threads, memory_limit_bytes=memory_limit_bytes, slice_tokens=slice_tokens
+            model,
+            num_threads=num_threads,
+            memory_limit_bytes=memory_limit_bytes,
+            slice_tokens=slice_tokens,
+            num_streams=num_streams,
         )
 
     def __enter__(self) -> Self:
@@ -158,12 +209,30 @@ class Engine:
     @property
     def num_bytes(self) -> int:
         """Memory of the mapped files and of all buffers, without states."""
-        return sum(file.path.stat().st_size for file in self._tensors.files) + self._workspace.num_bytes
+        return sum(file.path.stat().st_size for file in self._tensors.files) + self.buffer_bytes
 
     @property
     def buffer_bytes(self) -> int:
-        """Memory of all buffers, which streams share."""
-        return self._workspace.num_bytes
+        """Memory of all buffers, which streams share, and of weights that were copied."""
+        return self._workspace.num_bytes + self._tensors.laid_bytes
+
+    def need(self, rounds: int | None = None) -> Need:
+        """Memory that this process takes with one stream of so many rounds, once all of the files was read.
+
+        What the program takes is measured for an engine with a limit, when it has been built.
+        """
+        return Need(
+            files_bytes=sum(file.path.stat().st_size for file in self._tensors.files),
+            state_bytes=self.state_bytes(rounds),
+            streams=1,
+            buffer_bytes=self.buffer_bytes,
+            program_bytes=self._program_bytes,
+        )
+
+    def check_memory(self, rounds: int | None = None) -> int | None:
+        """Refuse a stream of so many rounds under the limit; gives the bytes that are left under it."""
+        limit = self.memory_limit_bytes
+        return None if limit is None else check_fits(self.need(rounds), limit_bytes=limit)
 
     def state_bytes(self, rounds: int | None = None) -> int:
         """The size of a stream's state."""
@@ -172,8 +241,7 @@ class Engine:
     def new_state(self, rounds: int | None = None) -> State:
         """A stream before its first token, with room for so many rounds of the loop."""
         rounds = self._checked_rounds(rounds)
-        buffers, state_bytes = self._workspace.num_bytes, self.layout.num_bytes(rounds)
-        self._check_memory(buffer_bytes=buffers, state_bytes=state_bytes)
+        self.check_memory(rounds)
         return State(self.layout.begin(rounds), rounds=rounds, digest=self.digest)
 
     def step(
@@ -185,7 +253,7 @@ class Engine:
         """
         if not 0 <= token < self.config.vocab_size:
             self._refuse_ids(token, token)
-        self._bind(state, 1, rounds, exit_threshold)
+        self._bind_one(state, 1, rounds, exit_threshold)
         self._ids[0] = token
         self._logits_are_due = not self._has_full_head
         self._pool.run(self._program.job_with_tail)
@@ -198,12 +266,69 @@ class Engine:
         for first in range(0, len(ids_T), self.slice_tokens):
             self._run_slice(state, ids_T[first : first + self.slice_tokens], rounds, exit_threshold)
 
+    def step_together(self, parts: Sequence[Part | None]) -> Floats:
+        """Read tokens of several streams; scores of every word after the last token of each that is heard.
+
+        The place of a part in the list is its own: whoever keeps it saves a little work, and None is a place
+        that nobody has. Scores are [heard, vocabulary] in the order of places; the next call overwrites them.
+        """
+        total = 0
+        for part in parts:
+            if part is not None:
+                count = len(part.ids)
+                if not 0 < count <= self.slice_tokens - total:
+                    raise UsageError(
+                        f"{total + count} tokens in a step, {count} of one stream; at least 1 of each and "
+                        f"{self.slice_tokens} together are allowed"
+                    )
+                self._ids[total : total + count] = part.ids
+                total += count
+        if not total:
+            raise UsageError("a step without a stream reads nothing")
+        read = self._ids[:total]
+        if not 0 <= int(read.min()) <= int(read.max()) < self.config.vocab_size:
+            self._refuse_ids(int(read.min()), int(read.max()))
+        self._bind(parts)
+        heard = [part.state for part in parts if part is not None and part.is_heard]
+        self._heard = [weakref.ref(state) for state in heard]
+        self._logits_are_due = True
+        self._pool.run(self._program.job)
+        if heard:
+            self._heads_program.set_tokens(len(heard))
+            self._pool.run(self._heads_program.job)
+            self._logits_are_due = False
+        return self._all_logits.array[: len(heard), : self.config.vocab_size]
+
     def logits(self) -> Floats:
         """Scores of every word after the last token [vocabulary]; the next call overwrites them."""
         if self._logits_are_due:
             self._pool.run(self._head_program.job)
             self._logits_are_due = False
         return self._all_logits.array[0, : self.config.vocab_size]
+
+    def outlook(self, state: State) -> bytes | None:
+        """What the head heard of a state's last token, if the call before was that; the next one loses it."""
+        found = next((number for number, last in enumerate(self._heard) if last() is state), None)
+        if found is None:
+            return None
+        return b"".join(part.tobytes() for part in _arrays(self._hidden.row(found)))
+
+    @property
+    def outlook_bytes(self) -> int:
+        """The size of an outlook."""
+        return sum(part.nbytes for part in _arrays(self.hidden))
+
+    def recall(self, state: State, outlook: bytes) -> None:
+        """Give the head what it had of a state's last token, as if that had been read just now."""
+        self._check_state(state, state.rounds)
+        if len(outlook) != self.outlook_bytes:
+            raise UsageError(f"an outlook of {len(outlook)} bytes; this model's have {self.outlook_bytes}")
+        self._heard = [weakref.ref(state)]
+        self._logits_are_due = True
+        begin = 0
+        for part in _arrays(self.hidden):
+            part[...] = np.frombuffer(outlook, part.dtype, part.size, begin).reshape(part.shape)
+            begin += part.nbytes
 
     def set_head(self, groups: Sequence[Sequence[Step]] | None) -> None:
         """What every step ends with, in the same call: groups of operations that need nothing of each other.
@@ -259,26 +384,70 @@ class Engine:
         return self._controls.taken_T[max(0, last - num_tokens) : last].copy()
 
     def _run_slice(self, state: State, ids_T: Integers, rounds: int | None, threshold: float) -> None:
-        self._bind(state, len(ids_T), rounds, threshold)
+        self._bind_one(state, len(ids_T), rounds, threshold)
         self._ids[: len(ids_T)] = ids_T
         self._logits_are_due = True
         self._pool.run(self._program.job)
 
-    def _bind(self, state: State, num_tokens: int, rounds: int | None, threshold: float) -> None:
+    def _bind_one(self, state: State, num_tokens: int, rounds: int | None, threshold: float) -> None:
         """Turn the program to a stream and a number of tokens; mostly they are those of the call before."""
         rounds = state.rounds if rounds is None else rounds
-        wanted = (state.address, state.rounds, state.digest, num_tokens, rounds, threshold)
+        self._heard = [weakref.ref(state)]
+        wanted = ((state.address, state.rounds, state.digest, num_tokens, rounds, threshold, True),)
+        if wanted != self._bound:
+            self._check_part(state, rounds, threshold)
+            self._turn(wanted)
+
+    def _bind(self, parts: Sequence[Part | None]) -> None:
+        """The same for several."""
+        wanted: _Binding = tuple(
+            None
+            if part is None
+            else (
+                part.state.address,
+                part.state.rounds,
+                part.state.digest,
+                len(part.ids),
+                part.state.rounds if part.rounds is None else part.rounds,
+                part.exit_threshold,
+                part.is_heard,
+            )
+            for part in parts
+        )
         if wanted == self._bound:
             return
+        if len(parts) > self.num_streams:
+            raise UsageError(f"{len(parts)} places; this engine has {self.num_streams}, as it was opened")
+        present = [part for part in parts if part is not None]
+        if len({part.state.address for part in present}) < len(present):
+            raise UsageError("a stream is in two places of one step; it can take one step at a time")
+        for part in present:
+            rounds = part.state.rounds if part.rounds is None else part.rounds
+            self._check_part(part.state, rounds, part.exit_threshold)
+        self._turn(wanted)
+
+    def _turn(self, wanted: _Binding) -> None:
+        self._bound = UNBOUND  # an interrupt may come before all is set
+        held, controls, row = list[int](), self._controls, 0
+        for stream, entry in enumerate(wanted):
+            if entry is not None:
+                _, _, _, count, rounds, threshold, is_heard = entry
+                tokens = slice(row, row + count)
+                controls.rounds_T[tokens] = rounds
+                controls.thresholds_T[tokens] = steps.bits_of(threshold)
+                controls.owners_T[tokens] = stream
+                row += count
+                held += [row - 1] if is_heard else []
+        self._program.set_states(*(0 if entry is None else entry[0] for entry in wanted))
+        self._program.set_tokens(*(0 if entry is None else entry[3] for entry in wanted))
+        self._program.set_heard(*held)
+        self._last_tokens = row
+        self._bound = wanted
+
+    def _check_part(self, state: State, rounds: int, threshold: float) -> None:
         self._check_state(state, rounds)
         if not 0 <= threshold <= 1:
             raise UsageError(f"exit threshold {threshold}; allowed are 0, which is never, to 1")
-        self._bound = UNBOUND  # an interrupt may come before all is set
-        self._program.set_state(state.address)
-        self._program.set_tokens(num_tokens)
-        self._last_tokens = num_tokens
-        self._controls.rounds[0], self._controls.threshold[0] = rounds, steps.bits_of(threshold)
-        self._bound = wanted
 
     def _check_state(self, state: State, rounds: int) -> None:
         """Refuse a state that is not of this model, or has no room for so many rounds."""
@@ -318,14 +487,27 @@ class Engine:
             hint="The text was encoded with the tokenizer of another model.",
         )
 
-    def _check_memory(self, *, buffer_bytes: int, state_bytes: int) -> None:
-        if self._limit is None:
-            return
-        files = sum(file.path.stat().st_size for file in self._tensors.files)
-        needed = files + buffer_bytes + state_bytes
-        if needed > self._limit:
-            raise NotEnoughMemory(
-                f"the model needs {needed:,} bytes: files {files:,}, buffers {buffer_bytes:,}, a state "
-                f"{state_bytes:,}; the limit is {self._limit:,}",
-                hint="Raise the limit, take fewer rounds, or take a smaller model.",
-            )
+    def _beside_files(self) -> int:
+        """Memory of this process without the model's files; it is read where there is a limit."""
+        if self.memory_limit_bytes is None:
+            return 0
+        return bytes_beside(file.path for file in self._tensors.files)
+
+    def _program_of_heads(self) -> Program:
+        """The full head for every token that is heard."""
+        cells = self._workspace.array("heads", (1,), np.int64)
+        heads = Count(cell=cells)
+        one = steps.head_product(self.head_rows, acts=self._hidden, y=self._all_logits, num_tokens=0)
+        product = Step(
+            kernel=one.kernel,
+            arguments={**one.arguments, steps.product.NUM_TOKENS: TOKENS},
+            num_places=one.num_places,
+            units=one.units,
+        )
+        builder = ProgramBuilder()
+        builder.together(heads, product)
+        return builder.build(tokens=heads)
+
+
+def _arrays(hidden: Int8Rows) -> tuple[NDArray[Any], ...]:
+    return hidden.codes, hidden.scales, hidden.neg_sums

@@ -26,7 +26,7 @@ from runtime.program import Step
 from runtime.ranking import best_places
 from runtime.screen import Screen, build_screen, norm_above
 from runtime.state import State
-from runtime.stream import StreamState
+from runtime.streams.kept import Outlook, StreamState
 
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int64]
@@ -90,6 +90,17 @@ class Speaker:
         else:
             self.engine.prefill(state, np.asarray(ids, dtype=np.int64), exit_threshold=exit_threshold)
         self._is_run = len(ids) == 1 and self._is_set
+
+    def outlook(self, state: StreamState) -> Outlook | None:
+        """As `runtime.stream.Runner` says."""
+        assert isinstance(state, State), "a stream of this engine"
+        return self.engine.outlook(state)
+
+    def recall(self, state: StreamState, outlook: Outlook) -> None:
+        """As `runtime.stream.Runner` says."""
+        assert isinstance(state, State), "a stream of this engine"
+        self.engine.recall(state, outlook)
+        self._is_run = False
 
     def expect(self, *, all_logits: bool) -> None:
         """What the next choices will ask for."""

@@ -152,6 +152,7 @@ def _stream(config: ModelConfig) -> list[Report]:
                 "state": dataclasses.asdict(state),
                 "all_streams_bytes": state.total * config.deployment.max_streams,
                 "memory_bytes": weights + state.total,
+                "ternary_bits": accounting.TERNARY_BITS[accounting.own_form(config)],
                 "weight_bytes_per_token": read,
                 "bytes_per_token": read + state.total,
                 "growth_bytes_per_token": accounting.cache_growth(config, rounds=rounds),

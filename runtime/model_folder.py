@@ -20,9 +20,8 @@ from pathlib import Path
 from configs.codec import encode
 from configs.errors import ContainerError, ModelError, TokenizerError
 from configs.leaves import leaves
-from configs.load import build_config, load_config
+from configs.load import load_config, parse_config
 from configs.schema.model import ModelConfig
-from configs.strict_json import parse_object
 from configs.text.template import MAX_SOURCE_CHARACTERS, ChatTemplate
 from configs.text.tokenizer import FILES_OF_A_FOLDER, Tokenizer, open_tokenizer
 from quant.container import B158File, open_b158
@@ -38,6 +37,8 @@ TOKENIZER_DIGEST_KEY = "tokenizer_digest"
 TEMPLATE_DIGEST_KEY = "chat_template_digest"
 """Keys of the weights' metadata: the tokenizer's kind and digest; a template's digest if it has its own."""
 BUILT_IN_TOKENIZER = "o200k"
+LONGEST_PATH = 200
+"""What is shown of a path that no system takes."""
 FOREIGN: dict[bytes, str] = {
     b"GGUF": "a GGUF file of llama.cpp",
     b"PK\x03\x04": "an archive, such as a PyTorch checkpoint",
@@ -78,14 +79,25 @@ class PackedModel:
     def template(self, tokenizer: Tokenizer) -> ChatTemplate:
         """The model's chat template, its own or the usual one."""
         path = self.folder / TEMPLATE_NAME
+        expected = self.file.metadata.get(TEMPLATE_DIGEST_KEY)
         if path.is_file():
+            self._check_template(path, expected)
             return read_template(path, tokenizer)
-        if TEMPLATE_DIGEST_KEY in self.file.metadata:
+        if expected is not None:
             raise TokenizerError(
                 f"{path}: there is no such file, but the model was exported with a chat template of its own",
                 hint="Copy it from where the model came, or export the model again.",
             )
         return ChatTemplate.of_tokenizer(tokenizer)
+
+    def _check_template(self, path: Path, expected: str | None) -> None:
+        """Refuse another template than the one the model was exported with, if it was with any."""
+        if expected is not None and (found := template_digest(template_text(path))) != expected:
+            raise TokenizerError(
+                f"{path} is not this model's chat template: its digest is {found[:16]}…, "
+                f"{self.file.path} was exported with {expected[:16]}…",
+                hint="Copy the template that came with the model, or export the model again with this one.",
+            )
 
     def _tokenizer_source(self) -> Path | str:
         names = (self.config.files.tokenizer, *FILES_OF_A_FOLDER)
@@ -106,7 +118,7 @@ def open_model(path: Path | str) -> PackedModel:
     _check_kind(weights)
     file = open_b158(weights)
     source = f"{file.path}: config"
-    config = build_config(parse_object(file.config, source=source, error=ContainerError), source=source)
+    config = parse_config(file.config, source=source, error=ContainerError)
     if Path(path).is_dir():
         _check_beside(file, config)
     holding = check_tensors(file, config)
@@ -121,8 +133,15 @@ def open_model(path: Path | str) -> PackedModel:
 def find_weights(path: Path | str) -> Path:
     """The packed weights that a path means: itself, or those of a folder."""
     folder = Path(path)
-    if not folder.is_dir():
-        return folder
+    try:
+        return _weights_of(folder) if folder.is_dir() else folder
+    except OSError as error:
+        raise ModelError(
+            f"{str(folder)[:LONGEST_PATH]} cannot be read: {error.strerror or error}", hint="Check the path."
+        ) from error
+
+
+def _weights_of(folder: Path) -> Path:
     packed = sorted(file for file in folder.iterdir() if file.suffix == PACKED_SUFFIX and file.is_file())
     if (folder / CONFIG_NAME).is_file():
         files = load_config(folder).files

@@ -5,18 +5,19 @@ from pathlib import Path
 from typing import Literal
 
 from configs.errors import ContainerError
-from configs.inventory import tensors
+from configs.inventory import packed_tensors, tensors
 from configs.load import build_config
 from configs.schema.model import ModelConfig
 from configs.schema.quantization import EmbeddingBits
 from configs.strict_json import parse_object
 from quant.container import B158File, open_b158
-from quant.container_format import FORMAT_VERSION, Kind
+from quant.container_format import Kind, version_of
 from runtime.inspection import Progress, Report, inspect_config
 
 Holding = Literal["all tensors", "all but routed experts", "routed experts"]
 KIND_OF_EMBEDDING: Mapping[EmbeddingBits, Kind] = {8: "int8", 4: "int4", 2: "int2"}
 SHOWN = 5
+MOST_NAMED = 50_000
 
 
 def inspect_packed(path: Path, *, verify: bool, progress: Progress | None = None) -> Report:
@@ -36,6 +37,7 @@ def inspect_packed(path: Path, *, verify: bool, progress: Progress | None = None
 
 def check_tensors(file: B158File, config: ModelConfig) -> Holding:
     """What a file holds of its config's model; refused when that is not one of three wholes."""
+    _check_count(file, config)
     expected, routed = expected_tensors(config), routed_tensors(config)
     found = {name: (spec.kind, spec.shape) for name, spec in file.tensors.items()}
     wanted, holding = expected.keys(), "all tensors"
@@ -58,15 +60,29 @@ def check_tensors(file: B158File, config: ModelConfig) -> Holding:
     return holding
 
 
+def _check_count(file: B158File, config: ModelConfig) -> None:
+    """Refuse a config of far more tensors than the file has before each is named: it may ask for millions."""
+    wanted = sum(max(1, tensor.experts) for tensor in tensors(config))
+    if wanted > MOST_NAMED and wanted > 8 * len(file.tensors):
+        raise ContainerError(
+            f"{file.path}: its tensors are not those of its config: {len(file.tensors):,} are there, the "
+            f"config's model has {wanted:,}",
+            hint="Export the model again.",
+        )
+
+
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[Kind, tuple[int, ...]]]:
     """Kind and shape of every tensor that a config's packed files hold."""
     kinds: dict[str, Kind] = {
-        "ternary": "ternary",
+        "ternary": "sherry" if config.quantization.sherry_mode.enabled else "ternary",
+        "int8": "int8",
         "float32": "float32",
         "embedding": KIND_OF_EMBEDDING[config.quantization.embedding_bits],
     }
     return {
-        part.name: (kinds[part.storage], part.shape) for tensor in tensors(config) for part in tensor.apart()
+        part.name: (kinds[part.storage], part.shape)
+        for tensor in packed_tensors(config)
+        for part in tensor.apart()
     }
 
 
@@ -105,7 +121,7 @@ def _file(file: B158File, *, holding: Holding, verified: bool) -> Report:
     return {
         "path": str(file.path),
         "file_bytes": file.path.stat().st_size,
-        "format_version": FORMAT_VERSION,
+        "format_version": version_of(file.tensors.values()),
         "digest": file.digest,
         "holds": holding,
         "kinds": kinds,

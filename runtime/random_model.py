@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import UsageError
-from configs.inventory import Tensor, tensors
+from configs.inventory import Tensor, packed_tensors
 from configs.load import to_json
 from configs.schema.model import ModelConfig
 from configs.schema.quantization import EmbeddingBits
@@ -37,6 +37,7 @@ from quant.packing import (
     unpack_rows,
     unpack_ternary,
 )
+from quant.sherry_packing import PackedSherry, pack_sherry, sherry_codes_shape, unpack_sherry
 from runtime.packed_specs import packed_specs, with_embedding_bits
 
 Progress = Callable[[int, int], None]
@@ -66,7 +67,7 @@ def random_b158(
     config = with_embedding_bits(config, embedding_bits)
     specs = packed_specs(config)
     metadata = {"random_weights_seed": str(seed)}
-    parts = [part for tensor in tensors(config) for part in tensor.apart()]
+    parts = [part for tensor in packed_tensors(config) for part in tensor.apart()]
     total, done = sum(part.size for part in parts), 0
     with B158Writer(path, tensors=specs, config=to_json(config), metadata=metadata) as writer:
         for number, (tensor, spec) in enumerate(zip(parts, specs, strict=True)):
@@ -85,7 +86,9 @@ def _pieces(config: ModelConfig, tensor: Tensor, spec: TensorSpec, draws: np.ran
         return
     deviation = deviation_of(config, spec.name)
     num_rows, num_inputs = spec.shape
-    rows_a_piece = max(1, _PIECE_BYTES * 8 // (KIND_BITS[spec.kind] * num_inputs * ROW_PAIR)) * ROW_PAIR
+    rows_a_piece = (
+        max(1, _PIECE_BYTES * 8 // (KIND_BITS.get(spec.kind, 2) * num_inputs * ROW_PAIR)) * ROW_PAIR
+    )
     for first in range(0, num_rows, rows_a_piece):
         height = min(rows_a_piece, num_rows - first)
         yield _rows(draws, (height, num_inputs), kind=spec.kind, deviation=deviation)
@@ -99,6 +102,8 @@ def deviation_of(config: ModelConfig, name: str) -> float:
 
 def scale_of(deviation: float, kind: Kind) -> float:
     """The scale of codes that are spread evenly, so that weights have this deviation."""
+    if kind == "sherry":
+        return deviation / sqrt(0.75)
     if kind == "ternary":
         return _SCALE_OF_DEVIATION * deviation
     most = MAX_CODES[KIND_BITS[kind]]
@@ -108,10 +113,12 @@ def scale_of(deviation: float, kind: Kind) -> float:
 def _rows(draws: np.random.SFC64, shape: tuple[int, int], *, kind: Kind, deviation: float) -> Piece:
     """Whole rows in tiles, every code equally likely."""
     num_rows, num_inputs = shape
-    bits = KIND_BITS[kind]
-    codes = random_codes(draws, codes_shape(num_rows, num_inputs, bits=bits), bits=bits)
     scale = scale_of(deviation, kind)
     padded = num_rows % ROW_PAIR or num_inputs % INPUTS_PAD
+    if kind == "sherry":
+        return _sherry(draws, shape, scale=scale)
+    bits = KIND_BITS[kind]
+    codes = random_codes(draws, codes_shape(num_rows, num_inputs, bits=bits), bits=bits)
     if kind == "ternary":
         scales = uniform(
             draws, ternary_scales_shape(num_rows, num_inputs), within=(0.75 * scale, 1.25 * scale)
@@ -132,6 +139,24 @@ def _rows(draws: np.random.SFC64, shape: tuple[int, int], *, kind: Kind, deviati
         bits=bits,
     )
     return pack_rows(unpack_rows(rows)) if padded else rows
+
+
+def _sherry(draws: np.random.SFC64, shape: tuple[int, int], *, scale: float) -> PackedSherry:
+    num_rows, num_inputs = shape
+    scales = uniform(draws, ternary_scales_shape(num_rows, num_inputs), within=(0.75 * scale, 1.25 * scale))
+    packed = PackedSherry(
+        codes=random_bytes(draws, sherry_codes_shape(num_rows, num_inputs)),
+        scales=scales.astype(np.float16),
+        num_rows=num_rows,
+        num_inputs=num_inputs,
+    )
+    return pack_sherry(unpack_sherry(packed)) if num_rows % ROW_PAIR or num_inputs % INPUTS_PAD else packed
+
+
+def random_bytes(draws: np.random.SFC64, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Any bytes, for codes of which all are valid."""
+    count = prod(shape)
+    return draws.random_raw(-(-count // 8)).view(np.uint8)[:count].reshape(shape)
 
 
 def random_codes(draws: np.random.SFC64, shape: tuple[int, ...], *, bits: RowBits) -> NDArray[np.uint8]:

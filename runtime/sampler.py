@@ -21,7 +21,7 @@ from quant.kernels.elementary.reference import log
 from quant.kernels.vocabulary.places import CHUNK, WEIGHT_BITS
 from runtime.randomness import random_below
 from runtime.ranking import best_places, places_in, ranked
-from runtime.sampling import FORBIDDEN, MOST_LOG_PROBS, SamplingSettings
+from runtime.sampling import FORBIDDEN, SamplingSettings, check_log_probs
 from runtime.weigher import Weigher
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -68,7 +68,8 @@ class Sampler:
     """Chooses tokens. It keeps no state but memory: a choice depends on what `choose` is given alone.
 
     Ids from `num_ids` on, and those in `forbidden`, are never given. Those in `spared` bear no repetition
-    penalty: a talk whose markers are punished for coming back never ends its turns.
+    penalty: a talk whose markers are punished for coming back never ends its turns. Samplers that take turns
+    may share a weigher, which is all the memory that one needs.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Sampler:
         num_ids: int,
         forbidden: frozenset[int] = frozenset(),
         spared: frozenset[int] = frozenset(),
+        weigher: Weigher | None = None,
     ) -> None:
         settings.check_ids(num_ids)
         self.settings = settings
@@ -93,7 +95,7 @@ class Sampler:
         # A share below the unit asks for one unit: what weighs nothing is never drawn.
         self._least_weight = int(-(-Fraction(settings.min_p) * LARGEST_WEIGHT // 1))
         self._below_best = _below_best(settings)
-        self._weigher = Weigher(num_ids)
+        self._weigher = weigher or Weigher(num_ids)
 
     def choose(
         self,
@@ -105,8 +107,8 @@ class Sampler:
         num_log_probs: int | None = None,
     ) -> Choice:
         """The token at a position, after `recent`. With `num_log_probs`, its log-probability and the best."""
-        if num_log_probs is not None and not 0 <= num_log_probs <= MOST_LOG_PROBS:
-            raise UsageError(f"{num_log_probs} log-probabilities; 0 … {MOST_LOG_PROBS} is allowed")
+        if num_log_probs is not None:
+            check_log_probs(num_log_probs)
         penalised = self._penalised(recent)
         if num_log_probs is None and not self.settings.needs_all:
             ids = self._candidates(head, penalised)

@@ -109,6 +109,12 @@ def parsed_biases(words: Iterable[str]) -> Mapping[int, float]:
     return MappingProxyType(found)
 
 
+def check_log_probs(count: int) -> None:
+    """Refuse a number of log-probabilities that is not told."""
+    if not 0 <= count <= MOST_LOG_PROBS:
+        raise UsageError(f"{count} log-probabilities; 0 … {MOST_LOG_PROBS} is allowed")
+
+
 def _check_bias(token: int, bias: float) -> None:
     if bias != FORBIDDEN and not abs(bias) <= LARGEST_BIAS:
         raise UsageError(

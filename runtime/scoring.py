@@ -47,7 +47,7 @@ class Scoring:
         workspace = Workspace(num_rows=self.slice_tokens)
         acts = workspace.int8("head", plan.config.hidden_size)
         logits = workspace.rows("logits", plan.config.vocab_size)
-        norm = final_norm(plan, self._outline.stream, acts=acts, last_alone=False)
+        norm = final_norm(plan, self._outline.stream, acts=acts)
         one = steps.head_product(self._outline.embedding, acts=acts, y=logits, num_tokens=0)
         head = Step(
             kernel=one.kernel,

@@ -32,6 +32,8 @@ _PIECE_ROWS = 4096
 # Steps of the copy as parts of a row's largest weight over 7: the tails of a row may be cut for a finer rest.
 _STEPS = tuple(np.float32(part) for part in (1.0, 0.85, 0.75, 0.65))
 _SAMPLE_ROWS = 64
+_WORK_BYTES = 24
+"""For each weight of a piece: its code, and float32 copies of it."""
 _ROUNDING = 2.0**-24
 _UP = 1 + 2.0**-20
 """Covers the rounding of a few operations and of a float64 to a float32."""
@@ -65,6 +67,13 @@ def build_screen(head: PackedRows) -> Screen:
         ),
         slack=np.concatenate([slack for _, slack in pieces]),
     )
+
+
+def bytes_to_make(head: PackedRows) -> int:
+    """Memory that `build_screen` takes at most: the copy in pieces and as a whole, and work on one piece."""
+    rows = num_pairs(head.num_rows) * ROW_PAIR
+    copy = head.codes.nbytes // 2 + 2 * head.scales.nbytes + 4 * rows
+    return 2 * copy + _WORK_BYTES * min(rows, _PIECE_ROWS) * head.num_inputs
 
 
 def norm_above(acts: QuantizedActivations) -> np.float32:

@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from configs.errors import UsageError
-from configs.text.stream import StreamDecoder
 from configs.text.template import ChatTemplate
-from configs.text.tokenizer import Piece, Special, Tokenizer
+from configs.text.tokenizer import Piece, Tokenizer
 from runtime.answer import Answer
 from runtime.sampler import Head, Sampler
 from runtime.sampling import SamplingSettings
-from runtime.stream import KEPT_BYTES, Progress, Runner, Stream, StreamState
-from runtime.telling import Limits, Telling
-from runtime.turns import Message, continuation, opening
+from runtime.stream import KEPT_BYTES, Progress, Runner, Snapshot, Stream
+from runtime.streams.kept import StreamState
+from runtime.telling import Limits, Telling, cut_at_stop
+from runtime.turns import Message, begun, continuation, end_ids, opening
 
 
 class ReadyHead(Head, Protocol):
@@ -34,7 +34,7 @@ class ReadyHead(Head, Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Turn:
+class Turn:
     """One exchange."""
 
     start: int | None
@@ -43,6 +43,20 @@ class _Turn:
     is_chat: bool
     branch: int
     reply: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Talk:
+    """A session at some moment: what it takes to go on from there, and back from there as well."""
+
+    snapshot: Snapshot
+    system: str
+    turns: tuple[Turn, ...]
+    is_stale: bool
+    """Whether the stream no longer holds what the turns say, and has to be written anew."""
+    settings: SamplingSettings
+    rounds: int | None
+    exit_threshold: float
 
 
 class Session:
@@ -65,7 +79,7 @@ class Session:
     ) -> None:
         self._runner, self._head, self._tokenizer, self._template = runner, head, tokenizer, template
         self._rounds, self._exit_threshold, self._kept_bytes = rounds, exit_threshold, kept_bytes
-        self._ends = _ends(tokenizer, template)
+        self._ends = end_ids(tokenizer, template)
         self._system = system
         self._cancelled = False
         self.limits = limits or Limits()
@@ -94,6 +108,11 @@ class Session:
     def has_chat(self) -> bool:
         """Whether the model's tokenizer has words for a chat."""
         return self._template is not None
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether what is said next is a message; a text that was begun is gone on with."""
+        return self.has_chat and all(turn.is_chat for turn in self._turns[-1:])
 
     @property
     def system(self) -> str:
@@ -128,7 +147,7 @@ class Session:
     def reset(self, *, system: str | None = None) -> None:
         """Forget the talk, and perhaps begin with another system message."""
         self._system = self._system if system is None else system
-        self._turns: list[_Turn] = []
+        self._turns: list[Turn] = []
         self._stream = self._new_stream()
         self._is_stale = False
 
@@ -137,12 +156,47 @@ class Session:
         """Rounds of the loop; None is the model's own number."""
         return self._rounds
 
-    def set_rounds(self, rounds: int | None) -> None:
-        """Take so many rounds of the loop from now on. Each has a state, so the talk is read anew for it."""
+    def set_rounds(self, rounds: int | None, *, kept_bytes: int | None = None) -> None:
+        """Take so many rounds of the loop from now on. Each has a state, so the talk is read anew for it.
+
+        Rounds that are refused change nothing. `kept_bytes` is the memory for states that are kept then.
+        """
+        ids, before = self._stream.ids(), (self._rounds, self._kept_bytes)
         self._rounds = rounds
-        ids = self._stream.ids()
-        self._stream = self._new_stream()
+        self._kept_bytes = self._kept_bytes if kept_bytes is None else kept_bytes
+        try:
+            self._stream = self._new_stream()
+        except BaseException:
+            self._rounds, self._kept_bytes = before
+            raise
         self._stream.accept(ids)
+
+    def talk(self) -> Talk:
+        """The talk as it is now, to be gone on with later, elsewhere, or twice."""
+        return Talk(
+            snapshot=self._stream.snapshot(),
+            system=self._system,
+            turns=tuple(self._turns),
+            is_stale=self._is_stale,
+            settings=self.settings,
+            rounds=self._rounds,
+            exit_threshold=self._exit_threshold,
+        )
+
+    def resume(self, talk: Talk, *, settings: SamplingSettings | None = None) -> None:
+        """Be where a talk was. What is said next is what would have been said next there."""
+        self.settings = settings or talk.settings
+        if (talk.rounds, talk.exit_threshold) != (self._rounds, self._exit_threshold):
+            self._rounds, self._exit_threshold = talk.rounds, talk.exit_threshold
+            self._stream = self._new_stream()
+        self._stream.restore(talk.snapshot)
+        self._system, self._turns, self._is_stale = talk.system, list(talk.turns), talk.is_stale
+        self.last = None
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """The exchanges so far."""
+        return tuple(self._turns)
 
     def cancel(self) -> None:
         """End the answer that is being given, before its next token."""
@@ -165,7 +219,7 @@ class Session:
         """Answer the last message anew, on another branch."""
         return self._answered_anew(self._taken_back(), progress)
 
-    def _answered_anew(self, turn: _Turn, progress: Progress | None) -> Iterator[str]:
+    def _answered_anew(self, turn: Turn, progress: Progress | None) -> Iterator[str]:
         num_turns = len(self._turns)
         try:
             yield from self._answer(
@@ -203,7 +257,7 @@ class Session:
         self._stream.keep()
         self._stream.accept(prompt_ids)
         if not self._stream.num_waiting:
-            self._stream.wait_for_last()
+            self._stream.look_out()
         waited = self._stream.num_waiting
         try:
             if self._stream.catch_up(is_cancelled=lambda: self._cancelled, progress=progress):
@@ -218,27 +272,20 @@ class Session:
                 self._stream.rewind(start)
             else:
                 if answer.finish == "stop":
-                    self._cut(answer, answer_at=start + len(prompt_ids), continuing=not is_chat)
+                    cut_at_stop(
+                        self._stream,
+                        answer,
+                        tokenizer=self._tokenizer,
+                        answer_at=start + len(prompt_ids),
+                        continuing=not is_chat,
+                    )
                 reply = answer.text
                 self._turns.append(
-                    _Turn(start=start, message=message, is_chat=is_chat, branch=branch, reply=reply)
+                    Turn(start=start, message=message, is_chat=is_chat, branch=branch, reply=reply)
                 )
             self.last = replace(answer, position=self._stream.position)
 
-    def _cut(self, answer: Answer, *, answer_at: int, continuing: bool) -> None:
-        """Take the stop string out of the stream. Whole tokens stay as they were said, a part is spelled."""
-        decoder = StreamDecoder(self._tokenizer, continuing=continuing)
-        shown = kept = spelled = 0
-        for number, token in enumerate(answer.ids, start=1):
-            shown += len(decoder.feed(token))
-            if shown > len(answer.text):
-                break
-            if not decoder.pending:
-                kept, spelled = number, shown
-        self._stream.rewind(answer_at + kept)
-        self._stream.accept(self._tokenizer.encode(answer.text[spelled:]))
-
-    def _taken_back(self) -> _Turn:
+    def _taken_back(self) -> Turn:
         if not self._turns:
             raise UsageError("nothing has been said yet", hint="Say something first.")
         turn = self._turns.pop()
@@ -262,9 +309,7 @@ class Session:
         ids = self._tokenizer.encode_pieces(pieces)
         if self._stream.position:
             return ids
-        begin = self._tokenizer.eos if self._tokenizer.bos is None else self._tokenizer.bos
-        if begin is not None and ids[:1] != [begin]:
-            ids = [begin, *ids]
+        ids = begun(self._tokenizer, ids)
         if not ids:
             raise UsageError("an empty prompt, and the tokenizer has no token to begin a text with")
         return ids
@@ -300,18 +345,6 @@ def _user(message: str) -> Message:
     return {"role": "user", "content": message}
 
 
-def _exchange(turn: _Turn) -> list[Message]:
+def _exchange(turn: Turn) -> list[Message]:
     """The messages of a turn; a text that was gone on with is none."""
     return [_user(turn.message), {"role": "assistant", "content": turn.reply}] if turn.is_chat else []
-
-
-def _ends(tokenizer: Tokenizer, template: ChatTemplate | None) -> frozenset[int]:
-    """The tokens at which an answer ends: the end of a text, and whatever the template puts round messages.
-
-    A reply that goes on with the name of a speaker has begun another's message.
-    """
-    probe = [_user("a"), {"role": "assistant", "content": "b"}, _user("c")]
-    pieces = () if template is None else opening(template, probe)
-    names = {piece.name for piece in pieces if isinstance(piece, Special)}
-    eos = () if tokenizer.eos is None else (tokenizer.eos,)
-    return frozenset((*eos, *(tokenizer.special_id(name) for name in names)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import cast, get_args
 
 from configs import accounting
+from configs.errors import NotEnoughMemory
 from configs.load import PRESETS, preset, to_json
 from configs.schema.model import ModelConfig
 from configs.schema.quantization import EmbeddingBits
@@ -25,12 +26,19 @@ class Need:
     """The engine's own, shared by all streams."""
     program_bytes: int
     """Python, the compiled kernels and the tables of the program."""
+    screen_bytes: int = 0
+    """The coarse copy of the head, where one may be made."""
+
+    @property
+    def states_bytes(self) -> int:
+        """Of all streams; beside them there is one copy of a state, that of the stream which talks."""
+        return (self.streams + 1) * self.state_bytes
 
     @property
     def total_bytes(self) -> int:
-        """All of it. Beside the streams there is one copy of a state, that of the stream which talks."""
-        states = (self.streams + 1) * self.state_bytes
-        return self.files_bytes + states + self.buffer_bytes + self.program_bytes
+        """All of it."""
+        own = self.buffer_bytes + self.program_bytes + self.screen_bytes
+        return self.files_bytes + self.states_bytes + own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +47,27 @@ class Suggestion:
 
     change: str
     needed_bytes: int
+
+
+def check_fits(need: Need, *, limit_bytes: int) -> int:
+    """Refuse what does not fit under a limit; gives the bytes that are left."""
+    left = limit_bytes - need.total_bytes
+    if left >= 0:
+        return left
+    parts = {
+        "the program": need.program_bytes,
+        "the files": need.files_bytes,
+        "buffers": need.buffer_bytes,
+        "the state and a copy of it": need.states_bytes,
+        "the screen": need.screen_bytes,
+    }
+    listed = ", ".join(f"{_mib(num_bytes)} for {what}" for what, num_bytes in parts.items() if num_bytes)
+    # Before the engine is built, nobody has counted its buffers.
+    least = "" if need.buffer_bytes else "at least "
+    raise NotEnoughMemory(
+        f"{least}{_mib(need.total_bytes)} are needed: {listed}; the limit is {limit_bytes // 2**20:,} MiB",
+        hint="Raise the limit, take fewer rounds of the loop, or take a smaller model.",
+    )
 
 
 def packed_bytes(config: ModelConfig) -> int:
@@ -108,3 +137,8 @@ def _presets(config: ModelConfig, need: Need, *, available_bytes: int) -> Iterat
                 change = f"the preset {name}" + (f" with --streams {streams}" if need.streams > 1 else "")
                 yield Suggestion(change=change, needed_bytes=needed)
                 return
+
+
+def _mib(num_bytes: int) -> str:
+    """Rounded up: what is told is enough."""
+    return f"{-(-num_bytes // 2**20):,} MiB"

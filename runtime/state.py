@@ -11,7 +11,7 @@ from runtime.arena import POSITION_OFFSET, aligned_zeros
 class State:
     """What `Engine.new_state` gives. It belongs to the model whose digest it names."""
 
-    __slots__ = ("_position", "address", "arena", "digest", "rounds")
+    __slots__ = ("__weakref__", "_position", "address", "arena", "digest", "rounds")
 
     def __init__(self, arena: NDArray[np.uint8], *, rounds: int, digest: str) -> None:
         self.arena = arena

@@ -3,14 +3,13 @@
 `root` holds /proc and /sys, so that another machine's can be read.
 """
 
-import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+from quant.control_groups import allowed_cpus, group_folders, read_text
 
 ROOT = Path("/")
 _UNITS = {"K": 10, "M": 20, "G": 30}
@@ -60,7 +59,7 @@ def cpu_name(*, root: Path = ROOT) -> str:
 def cache_bytes(*, root: Path = ROOT) -> int:
     """What the last caches of this process's CPUs hold together; 0 where the system does not tell."""
     caches: dict[str, int] = {}
-    for cpu in _allowed_cpus():
+    for cpu in allowed_cpus():
         folder = root / f"sys/devices/system/cpu/cpu{cpu}/cache"
         levels = [(int(read_text(index / "level") or 0), index) for index in sorted(folder.glob("index*"))]
         if levels:
@@ -71,6 +70,8 @@ def cache_bytes(*, root: Path = ROOT) -> int:
 
 def memory(*, root: Path = ROOT) -> Memory:
     """The machine's memory, and the control groups' part in it."""
+    import psutil
+
     machine = psutil.virtual_memory()
     tightest = min(_groups(root), key=_left, default=None)
     if tightest is not None and _left(tightest) >= machine.available:
@@ -85,7 +86,24 @@ def memory(*, root: Path = ROOT) -> Memory:
 
 def own_bytes() -> int:
     """Memory that this process has now."""
+    import psutil
+
     return int(psutil.Process().memory_info().rss)
+
+
+def bytes_beside(files: Iterable[Path], *, root: Path = ROOT) -> int:
+    """Memory that this process has now, without the parts of these files that it has mapped and read."""
+    names = {str(file.resolve()) for file in files}
+    num_bytes = 0
+    is_mapped_file = False
+    for line in read_text(root / "proc/self/smaps").splitlines():
+        name, _, value = line.partition(":")
+        if name == "Rss":
+            num_bytes += 0 if is_mapped_file else int(value.split()[0]) * 1024
+        elif " " in name:  # the head of a mapping: its range, rights, offset, device, inode and file
+            is_mapped_file = line.split(maxsplit=5)[-1] in names
+    # A system that does not tell of its mappings counts the files twice, which is the safe side.
+    return num_bytes or own_bytes()
 
 
 def peak_bytes() -> int:
@@ -102,20 +120,6 @@ def peak_bytes() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def read_text(path: Path) -> str:
-    """What a file holds, or nothing where the system does not tell."""
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
-def _allowed_cpus() -> frozenset[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(os.cpu_count() or 1))
-
-
 def _size(words: str) -> int:
     """Bytes of a size such as 32768K."""
     number, unit = (words[:-1], words[-1:]) if words[-1:] in _UNITS else (words, "")
@@ -128,20 +132,11 @@ def _left(group: Group) -> int:
 
 def _groups(root: Path) -> Iterator[Group]:
     """The groups of this process, and those that hold them, which set a limit on memory."""
-    for line in read_text(root / "proc/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", maxsplit=2)
-        if not controllers:
-            base, read = root / "sys/fs/cgroup", _group_of_version_2
-        elif "memory" in controllers.split(","):
-            base, read = root / "sys/fs/cgroup/memory", _group_of_version_1
-        else:
-            continue
-        # Inside a container the group's own path may not be visible, but its top is.
-        inner = Path(group.lstrip("/"))
-        for folder in dict.fromkeys((inner, *inner.parents)):
-            found = read(base / folder)
-            if found is not None:
-                yield found
+    readers = {1: _group_of_version_1, 2: _group_of_version_2}
+    for version, folder in group_folders(root, "memory"):
+        found = readers[version](folder)
+        if found is not None:
+            yield found
 
 
 def _group_of_version_2(folder: Path) -> Group | None:

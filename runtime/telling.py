@@ -19,10 +19,16 @@ class Limits:
 
     max_tokens: int = 4096
     stops: tuple[str, ...] = ()
+    max_seconds: float | None = None
+    """From the beginning of the prompt; a clock may end a text, and never changes it."""
+    max_bytes: int | None = None
+    """Memory of the stream: its state, those that are kept, and four bytes a token."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise UsageError(f"an answer of {self.max_tokens} tokens; at least 1 is allowed")
+        if self.max_seconds is not None and not 0 < self.max_seconds < float("inf"):
+            raise UsageError(f"an answer of {self.max_seconds} seconds; more than 0 are allowed")
         StopFilter(self.stops)
 
 
@@ -54,6 +60,7 @@ class Telling:
         self._times = [perf_counter()]
         self.has_begun = False
         """Whether the prompt was read whole."""
+        self.is_over = False
 
     def prompt_read(self) -> None:
         """The prompt was read, and what is read from now on is the answer."""
@@ -71,24 +78,44 @@ class Telling:
         return [choice.token for choice in self._choices]
 
     def __iter__(self) -> Iterator[str]:
-        while not self._is_cancelled():
-            choice = self._choose()
-            if choice.token in self._ends:
-                self._finish = "end"
-                # The model ended here, so half a character is a whole answer's last mistake, and is shown.
-                yield from self._shown(self._stopper.feed(self._decoder.flush()))
-                break
-            self._choices.append(choice)
-            self._stream.accept([choice.token])
-            yield from self._shown(self._stopper.feed(self._decoder.feed(choice.token)))
-            if self._stopper.found is not None:
-                self._finish = "stop"
-                return
-            if len(self._choices) == self._limits.max_tokens:
-                self._finish = "length"
-                break
-            self._stream.catch_up()
-        yield from self._shown(self._stopper.flush())
+        while not self.is_over:
+            yield from self.advance()
+            if not self.is_over:
+                self._stream.catch_up()
+
+    def advance(self) -> Sequence[str]:
+        """Choose a token, accept it, and give what may be shown; it is over, or the token has to be read."""
+        if self._is_cancelled():
+            return self.end("cancelled")
+        if (reason := self._limit_met()) is not None:
+            return self.end(reason)
+        choice = self._choose()
+        if choice.token in self._ends:
+            # The model ended here, so half a character is a whole answer's last mistake, and is shown.
+            shown = self._shown(self._stopper.feed(self._decoder.flush()))
+            return [*shown, *self.end("end")]
+        self._choices.append(choice)
+        self._stream.accept([choice.token])
+        shown = self._shown(self._stopper.feed(self._decoder.feed(choice.token)))
+        if self._stopper.found is not None:
+            self._finish, self.is_over = "stop", True
+            return shown
+        if len(self._choices) == self._limits.max_tokens:
+            return [*shown, *self.end("length")]
+        return shown
+
+    def end(self, finish: Finish) -> Sequence[str]:
+        """End the answer, and give what was held back of it."""
+        self._finish, self.is_over = finish, True
+        return self._shown(self._stopper.flush())
+
+    def _limit_met(self) -> Finish | None:
+        limits = self._limits
+        if limits.max_seconds is not None and perf_counter() - self._times[0] >= limits.max_seconds:
+            return "time"
+        if limits.max_bytes is not None and self._stream.num_bytes > limits.max_bytes:
+            return "memory"
+        return None
 
     def answer(self, *, prompt_tokens: int) -> Answer:
         """What the answer is by now."""
@@ -131,3 +158,19 @@ class Telling:
             first_token_s=first - started,
             answer_s=self._times[-1] - first,
         )
+
+
+def cut_at_stop(
+    stream: Stream, answer: Answer, *, tokenizer: Tokenizer, answer_at: int, continuing: bool
+) -> None:
+    """Take a stop string out of a stream. Whole tokens stay as they were said, a part is spelled."""
+    decoder = StreamDecoder(tokenizer, continuing=continuing)
+    shown = kept = spelled = 0
+    for number, token in enumerate(answer.ids, start=1):
+        shown += len(decoder.feed(token))
+        if shown > len(answer.text):
+            break
+        if not decoder.pending:
+            kept, spelled = number, shown
+    stream.rewind(answer_at + kept)
+    stream.accept(tokenizer.encode(answer.text[spelled:]))

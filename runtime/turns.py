@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from configs.errors import TokenizerError
 from configs.text.template import ChatTemplate, Rendered
-from configs.text.tokenizer import Piece, Special
+from configs.text.tokenizer import Piece, Special, Tokenizer
 
 Message = Mapping[str, str]
 
@@ -17,6 +17,27 @@ Message = Mapping[str, str]
 def opening(template: ChatTemplate, messages: Sequence[Message]) -> tuple[Piece, ...]:
     """All messages, up to where the next reply begins."""
     return template.render(messages, add_generation_prompt=True).pieces
+
+
+def begun(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    """The ids of a text with the token that begins one before them, if there is such a token."""
+    begin = tokenizer.eos if tokenizer.bos is None else tokenizer.bos
+    return [*ids] if begin is None or [*ids[:1]] == [begin] else [begin, *ids]
+
+
+def end_ids(tokenizer: Tokenizer, template: ChatTemplate | None) -> frozenset[int]:
+    """The tokens at which an answer ends: the end of a text, and what the template puts round messages.
+
+    A reply that goes on with the name of a speaker has begun another's message.
+    """
+    probe = [
+        {"role": role, "content": content}
+        for role, content in (("user", "a"), ("assistant", "b"), ("user", "c"))
+    ]
+    pieces = () if template is None else opening(template, probe)
+    names = {piece.name for piece in pieces if isinstance(piece, Special)}
+    eos = () if tokenizer.eos is None else (tokenizer.eos,)
+    return frozenset((*eos, *(tokenizer.special_id(name) for name in names)))
 
 
 def continuation(

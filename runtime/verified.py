@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from configs.errors import ContainerError
-from quant import jit
+from quant import cache
 from quant.container import B158File
 
 MEMORY_NAME = "whole-files"
@@ -44,12 +44,12 @@ def check_whole(files: Sequence[B158File], *, anew: bool = False, progress: Prog
     names = [name for _, name in unknown]
     if names:
         kept = [*(name for name in known if name not in names), *names][-MOST_REMEMBERED:]
-        jit.remember(jit.cache_folder() / MEMORY_NAME, "".join(f"{name}\n" for name in kept).encode())
+        cache.remember(cache.cache_folder() / MEMORY_NAME, "".join(f"{name}\n" for name in kept).encode())
 
 
 def _known() -> list[str]:
     try:
-        return (jit.cache_folder() / MEMORY_NAME).read_text(encoding="ascii", errors="replace").split()
+        return (cache.cache_folder() / MEMORY_NAME).read_text(encoding="ascii", errors="replace").split()
     except OSError:
         # Nothing is remembered, or nothing can be.
         return []

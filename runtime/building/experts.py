@@ -11,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels.experts import places as at
-from quant.kernels.experts import visits
-from quant.kernels.operation import Kernel
-from quant.packing import PackedTernary, num_pairs
+from quant.native import Kernel, KernelsOf, address_of
+from quant.packing import num_pairs
 from runtime.building import steps
-from runtime.building.plan import Passage, Stream
+from runtime.building.plan import Passage, Projection, Stream
+from runtime.building.products import projection
 from runtime.building.steps import Table
 from runtime.building.workspace import Int8Rows, Rows, Workspace
-from runtime.program import TOKENS, Count, Step, code_of
+from runtime.program import TOKENS, Count, Step
 
+visits = KernelsOf("quant.kernels.experts.visits")
 PRODUCTS = {"gate": at.GATE, "up": at.UP, "down": at.DOWN}
 """Projection of an expert: its table in the expert's block."""
 
@@ -64,7 +65,9 @@ def add_experts(passage: Passage, stream: Stream) -> None:
     passage.together(_step(choose, table, units_per_token=1), inner)
     passage.together(_step(visits.dispatch, table, units=1), final)
     passage.plan.program.together(gathered, _step(visits.gather, table, units_per_token=1))
-    matmul = steps.kernel_of("ternary_matmul")
+    # One kernel serves all experts, whose matrices are of one form.
+    some = passage.tensors.laid(passage.name("ffn.experts.0.gate_proj.weight"))
+    matmul = steps.ternary_kernel(some)
     passage.together(
         *(
             _step(visits.visit, _calling(table, matmul, offset), units=num_pairs(moe.moe_intermediate_size))
@@ -95,7 +98,7 @@ def _step(kernel: Kernel, table: Table, *, units: int = 0, units_per_token: int 
 
 def _calling(table: Table, kernel: Kernel, offset: int) -> Table:
     """For a step that calls a kernel with a table of each visited expert."""
-    return {**table, at.FUNCTION: code_of(kernel), at.TABLE: offset}
+    return {**table, at.FUNCTION: address_of(kernel), at.TABLE: offset}
 
 
 def _pairs(passage: Passage) -> _Pairs:
@@ -187,7 +190,7 @@ def _tables(passage: Passage, pairs: _Pairs) -> NDArray[np.int64]:
     for expert, block in enumerate(blocks):
         for name, offset in PRODUCTS.items():
             acts, y = rows[name]
-            packed = passage.tensors.ternary(f"{prefix}{expert}.{name}_proj.weight")
+            packed = passage.tensors.laid(f"{prefix}{expert}.{name}_proj.weight")
             _write(block, offset, {**steps.weights(packed), **steps.quantized(acts), **steps.results(y)})
         gain = passage.tensors.floats(f"{prefix}{expert}.down_norm")
         _write(block, at.INNER, _inner_table(passage, pairs, gain=gain))
@@ -206,20 +209,17 @@ def _write(block: NDArray[np.int64], offset: int, table: Table) -> None:
         block[offset // 8 + place] = value
 
 
-def _shared_expert(passage: Passage, acts: Int8Rows, *, y: Rows) -> tuple[list[Step], Step, Step]:
+def _shared_expert(passage: Passage, acts: Int8Rows, *, y: Rows) -> tuple[list[Projection], Step, Projection]:
     """The products at its entry, what is between, and the last product."""
     moe, workspace = passage.config.backbone.moe, passage.workspace
     width = moe.n_shared_experts * moe.moe_intermediate_size
     gate, up, values = (workspace.rows(f"shared.{name}", width) for name in ("gate", "up", "values"))
     inner = workspace.int8("shared.values", width)
 
-    def packed(name: str) -> PackedTernary:
-        return passage.tensors.ternary(passage.name(f"ffn.shared.{name}_proj.weight"))
-
     entry = [
-        steps.ternary(packed("gate"), acts=acts, y=gate),
-        steps.ternary(packed("up"), acts=acts, y=up),
+        projection(passage, f"ffn.shared.{name}_proj", acts=acts, y=rows)
+        for name, rows in (("gate", gate), ("up", up))
     ]
     gain = passage.floats("ffn.shared.down_norm")
     between = steps.swiglu(gate, up=up, gain=gain, eps=passage.eps, values=values, acts=inner)
-    return entry, between, steps.ternary(packed("down"), acts=inner, y=y)
+    return entry, between, projection(passage, "ffn.shared.down_proj", acts=inner, y=y)

@@ -1,9 +1,9 @@
 """The steps of a feed-forward part: SwiGLU for all tokens, or experts chosen for each."""
 
-from quant.packing import PackedTernary
 from runtime.building import steps
 from runtime.building.experts import add_experts
 from runtime.building.plan import Passage, Stream
+from runtime.building.products import projection
 
 
 def add_feed_forward(passage: Passage, stream: Stream) -> None:
@@ -28,15 +28,11 @@ def _add_swiglu(passage: Passage, stream: Stream) -> None:
     workspace, width = passage.workspace, passage.config.intermediate_size
     gate, up, values = (workspace.rows(f"ffn.{name}", width) for name in ("gate", "up", "values"))
     acts = workspace.int8("ffn.values", width)
-
-    def product(name: str) -> PackedTernary:
-        return passage.tensors.ternary(passage.name(f"ffn.{name}_proj.weight"))
-
     passage.together(
-        steps.ternary(product("gate"), acts=stream.acts, y=gate),
-        steps.ternary(product("up"), acts=stream.acts, y=up),
+        projection(passage, "ffn.gate_proj", acts=stream.acts, y=gate),
+        projection(passage, "ffn.up_proj", acts=stream.acts, y=up),
     )
     gain = passage.floats("ffn.down_norm.weight")
     passage.together(steps.swiglu(gate, up=up, gain=gain, eps=passage.eps, values=values, acts=acts))
     stream.addend = workspace.rows("added", passage.config.hidden_size)
-    passage.together(steps.ternary(product("down"), acts=acts, y=stream.addend))
+    passage.together(projection(passage, "ffn.down_proj", acts=acts, y=stream.addend))

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.kernels.operation import Kernel
-from quant.kernels.rounds import kernels
 from quant.kernels.rounds import places as at
 from quant.kernels.rounds.reference import decay_and_gain
+from quant.native import Kernel, KernelsOf
 from runtime.building import steps
 from runtime.building.plan import Plan, Stream
 from runtime.building.steps import Table
 from runtime.building.tensors import Floats
 from runtime.building.workspace import Rows
-from runtime.program import Count, NumTargetsOf, Step, TargetsOf
+from runtime.program import Count, Step, TargetsOf
 
+kernels = KernelsOf("quant.kernels.rounds.kernels")
 Round = Callable[[int, Count, Stream], None]
 
 
@@ -29,10 +29,12 @@ Round = Callable[[int, Count, Stream], None]
 class Controls:
     """What a call says about the loop, and what the loop tells of itself."""
 
-    rounds: NDArray[np.int64]
-    """[1] the most rounds that a token may take."""
-    threshold: NDArray[np.int64]
-    """[1] the least change for another round, a float32 by its bits; 0 for none."""
+    rounds_T: NDArray[np.int64]
+    """The most rounds that each token may take."""
+    thresholds_T: NDArray[np.int64]
+    """The least change of each token for another round, a float32 by its bits; 0 for none."""
+    owners_T: NDArray[np.int64]
+    """The stream of each token."""
     taken_T: NDArray[np.int64]
     """The rounds that each token of the last slice took."""
     totals: NDArray[np.int64]
@@ -43,8 +45,9 @@ def controls(plan: Plan) -> Controls:
     """The controls of a model; without a loop nobody reads them."""
     workspace = plan.workspace
     return Controls(
-        rounds=workspace.array("loop.rounds", (1,), np.int64),
-        threshold=workspace.array("loop.threshold", (1,), np.int64),
+        rounds_T=workspace.array("loop.rounds", (workspace.num_rows,), np.int64),
+        thresholds_T=workspace.array("loop.thresholds", (workspace.num_rows,), np.int64),
+        owners_T=workspace.array("loop.owners", (workspace.num_rows,), np.int64),
         taken_T=workspace.array("loop.taken", (workspace.num_rows,), np.int64),
         totals=workspace.array("loop.totals", (plan.config.rounds_most,), np.int64),
     )
@@ -71,9 +74,9 @@ class _Loop:
         self.fed = workspace.rows("loop.fed", config.hidden_size)
         self.held = workspace.rows("loop.held", config.hidden_size)
         self.decay, self.gain = plan.tensors.made("loop", self._decay_and_gain)
-        cells = workspace.array("loop.counts", (config.rounds_most,), np.int64)
-        self.counts = [Count(cell=cells[number : number + 1]) for number in range(config.rounds_most)]
-        num_rows = workspace.num_rows
+        cells = workspace.array("loop.counts", (config.rounds_most, plan.num_counts), np.int64)
+        self.counts = [plan.count(cells_of_round) for cells_of_round in cells]
+        num_rows, num_streams = workspace.num_rows, plan.num_streams
         self.table: Table = {
             at.HELD: self.held.address,
             at.HELD_STRIDE: self.held.stride,
@@ -84,14 +87,19 @@ class _Loop:
             at.MIXED: stream.x.address,
             at.MIXED_STRIDE: stream.x.stride,
             at.DECAY: self.decay.ctypes.data,
-            at.THRESHOLD: self.controls.threshold.ctypes.data,
+            at.THRESHOLDS: self.controls.thresholds_T.ctypes.data,
             at.STAYS: workspace.array("loop.stays", (num_rows,), np.int64).ctypes.data,
             at.TAKEN: self.controls.taken_T.ctypes.data,
             at.NUM_TOKENS: tokens.address,
-            at.WANTED: self.controls.rounds.ctypes.data,
+            at.WANTED: self.controls.rounds_T.ctypes.data,
             at.COUNTS: cells.ctypes.data,
+            at.NUM_COUNTS: plan.num_counts,
             at.NUM_ROUNDS: config.rounds_most,
             at.TOTALS: self.controls.totals.ctypes.data,
+            at.NUM_STREAMS: num_streams,
+            at.OWNERS: self.controls.owners_T.ctypes.data,
+            at.SHARES: workspace.array("loop.shares", (num_streams,), np.int64).ctypes.data,
+            at.FIRST_ROWS: workspace.array("loop.first_rows", (num_streams,), np.int64).ctypes.data,
         }
 
     def enter(self) -> None:
@@ -152,7 +160,6 @@ class _Loop:
             **self.table,
             at.ROUND: max(round_over, 0),
             at.TARGETS: TargetsOf(self.counts[round_over + 1]),
-            at.NUM_TARGETS: NumTargetsOf(self.counts[round_over + 1]),
         }
         return Step(kernel=kernel, arguments=table, num_places=at.NUM_PLACES, units=1)
 

@@ -13,7 +13,7 @@ from runtime.building.loop import add_loop
 from runtime.building.mixers.table import MIXERS
 from runtime.building.plan import Passage, Plan, Stream
 from runtime.building.workspace import Int8Rows, Rows
-from runtime.program import Count, LastRow, Step
+from runtime.program import Count, HeardRow, Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -33,7 +33,7 @@ class Outline:
 def add_model(plan: Plan) -> Outline:
     """All steps from ids to the residual stream behind the last layer."""
     config, workspace = plan.config, plan.workspace
-    tokens = Count(cell=workspace.array("tokens", (1,), np.int64))
+    tokens = plan.count(workspace.array("tokens", (plan.num_counts,), np.int64))
     ids = workspace.array("ids", (workspace.num_rows,), np.int64)
     embedding = plan.tensors.rows("embedding.weight")
     stream = Stream(
@@ -65,22 +65,48 @@ def add_model(plan: Plan) -> Outline:
     return Outline(tokens=tokens, ids=ids, embedding=embedding, stream=stream)
 
 
-def final_norm(plan: Plan, stream: Stream, *, acts: Int8Rows, last_alone: bool) -> Step:
-    """The norm before the head, of the last token or of all; the residual stream stays as it is."""
-    x, addend = stream.x, stream.addend
-    total = plan.workspace.rows("final.sum", plan.config.hidden_size)
-    normed = plan.workspace.rows("final.normed", plan.config.hidden_size)
-    gain = plan.tensors.floats("final_norm.weight")
-    step = steps.norm_both(
-        x, addend=addend, gain=gain, eps=plan.config.rms_norm_eps, normed=normed, acts=acts, total=total
+def final_norm(plan: Plan, stream: Stream, *, acts: Int8Rows) -> Step:
+    """The norm before the head, of all tokens; the residual stream stays as it is."""
+    total, normed = _final_rows(plan)
+    return _final_norm(plan, stream, acts=acts, total=total, normed=normed)
+
+
+def heard_norms(plan: Plan, stream: Stream, *, acts: Int8Rows) -> tuple[list[Step], list[Count]]:
+    """The same for the tokens that the head is to hear, one a row, and the counts of who they are."""
+    cells = plan.workspace.array("heard", (plan.num_streams,), np.int64)
+    counts = [Count(cell=cells[number : number + 1]) for number in range(plan.num_streams)]
+    total, normed = _final_rows(plan)
+    found: list[Step] = []
+    for number, count in enumerate(counts):
+        step = _final_norm(
+            plan, stream, acts=acts.row(number), total=total.row(number), normed=normed.row(number)
+        )
+        arguments = {**step.arguments, steps.vector.X: _heard(stream.x, number)}
+        if stream.addend is not None:
+            arguments[steps.residual.ADDEND] = _heard(stream.addend, number)
+        found.append(
+            Step(kernel=step.kernel, arguments=arguments, num_places=step.num_places, units=1, count=count)
+        )
+    return found, counts
+
+
+def _final_rows(plan: Plan) -> tuple[Rows, Rows]:
+    """Where sums and norms go, which nobody reads."""
+    width = plan.config.hidden_size
+    return plan.workspace.rows("final.sum", width), plan.workspace.rows("final.normed", width)
+
+
+def _final_norm(plan: Plan, stream: Stream, *, acts: Int8Rows, total: Rows, normed: Rows) -> Step:
+    return steps.norm_both(
+        stream.x,
+        addend=stream.addend,
+        gain=plan.tensors.floats("final_norm.weight"),
+        eps=plan.config.rms_norm_eps,
+        normed=normed,
+        acts=acts,
+        total=total,
     )
-    if not last_alone:
-        return step
-    arguments = {**step.arguments, steps.vector.X: _last(x)}
-    if addend is not None:
-        arguments[steps.residual.ADDEND] = _last(addend)
-    return Step(kernel=step.kernel, arguments=arguments, num_places=step.num_places, units=1)
 
 
-def _last(rows: Rows) -> LastRow:
-    return LastRow(rows.address, rows.stride)
+def _heard(rows: Rows, number: int) -> HeardRow:
+    return HeardRow(rows.address, rows.stride, number)

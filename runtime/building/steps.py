@@ -3,27 +3,32 @@
 Kernels are those that the self-check chose for this machine.
 """
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.activations import num_blocks
 from quant.embedding import RowBits
-from quant.kernels import arguments as product
+from quant.kernels import places as product
 from quant.kernels.convolution import places as convolution_places
 from quant.kernels.dense import places as dense_places
 from quant.kernels.elementary import places as vector
-from quant.kernels.operation import Kernel
 from quant.kernels.residual import places as residual
-from quant.kernels.steering import kernels as steering
 from quant.kernels.steering import places as steering_places
+from quant.layouts import PRODUCTS, LaidTernary
+from quant.native import Kernel, KernelsOf
 from quant.packing import PackedRows, PackedTernary, num_pairs
 from quant.selfcheck import chosen
+from quant.sherry_packing import PackedSherry
 from runtime.building.workspace import Floats, Int8Rows, Rows
 from runtime.program import TOKENS, Step, Value
 
+steering = KernelsOf("quant.kernels.steering.kernels")
 _MATMUL: dict[RowBits, str] = {8: "int8_matmul", 4: "int4_matmul", 2: "int2_matmul"}
 _LOOKUP: dict[RowBits, str] = {8: "int8_lookup", 4: "int4_lookup", 2: "int2_lookup"}
 Table = dict[int, Value]
+Ternary: TypeAlias = PackedTernary | LaidTernary | PackedSherry
 
 
 def kernel_of(name: str) -> Kernel:
@@ -36,7 +41,7 @@ def bits_of(number: float) -> int:
     return int(np.float32(number).view(np.int32))
 
 
-def weights(packed: PackedTernary | PackedRows) -> Table:
+def weights(packed: Ternary | PackedRows) -> Table:
     """Packed weights in an argument table."""
     return {
         product.CODES: packed.codes.ctypes.data,
@@ -61,11 +66,18 @@ def results(y: Rows) -> Table:
     return {product.Y: y.address, product.Y_STRIDE: y.stride}
 
 
-def ternary(packed: PackedTernary, *, acts: Int8Rows, y: Rows) -> Step:
+def ternary_kernel(packed: Ternary) -> Kernel:
+    """The product for the form that a ternary matrix is packed in."""
+    if isinstance(packed, PackedSherry):
+        return kernel_of("sherry_matmul")
+    return kernel_of(PRODUCTS[packed.layout if isinstance(packed, LaidTernary) else "tiles"])
+
+
+def ternary(packed: Ternary, *, acts: Int8Rows, y: Rows) -> Step:
     """A ternary matrix times tokens."""
     table: Table = {**weights(packed), **quantized(acts), **results(y), product.NUM_TOKENS: TOKENS}
     return Step(
-        kernel=kernel_of("ternary_matmul"),
+        kernel=ternary_kernel(packed),
         arguments=table,
         num_places=product.NUM_ARGUMENTS,
         units=num_pairs(packed.num_rows),
@@ -190,14 +202,14 @@ def convolution(x: Rows, *, weight_YC: Floats, tail: Value, y: Rows) -> Step:
     return Step(
         kernel=kernel_of("short_convolution"),
         arguments={
-            convolution_places.X: x.address,
+            convolution_places.X: x.of_stream,
             convolution_places.X_STRIDE: x.stride,
             convolution_places.WEIGHT: weight_YC.ctypes.data,
             convolution_places.TAIL: tail,
             convolution_places.NUM_CHANNELS: num_channels,
             convolution_places.NUM_TAPS: num_taps,
             convolution_places.NUM_TOKENS: TOKENS,
-            convolution_places.Y: y.address,
+            convolution_places.Y: y.of_stream,
             convolution_places.Y_STRIDE: y.stride,
         },
         num_places=convolution_places.NUM_PLACES,

@@ -9,7 +9,12 @@ from numpy.typing import NDArray
 from configs.errors import ModelError
 from configs.schema.model import ModelConfig
 from quant.container import B158File, open_b158
+from quant.kernels.trits.calls import packing_call
+from quant.layout_names import LAYOUTS, Layout
+from quant.layouts import LaidTernary, laid_out
 from quant.packing import PackedRows, PackedTernary
+from quant.selfcheck import chosen
+from quant.sherry_packing import PackedSherry
 from runtime.model_folder import PackedModel
 from runtime.packed_inspection import check_tensors
 
@@ -25,13 +30,36 @@ class Tensors:
         if model.holding == "all but routed experts":
             self._files.append(_experts_file(model))
         self._made: dict[str, object] = {}
+        self.layout: Layout = LAYOUTS[0]
+        """How `laid` gives ternary matrices."""
+
+    @property
+    def ternary_bytes(self) -> int:
+        """Bytes of all matrices in 2-bit tiles, with their scales."""
+        named = ((file, name) for file in self._files for name in file.tensors)
+        return sum(file.stored_bytes(name) for file, name in named if file.tensors[name].kind == "ternary")
+
+    @property
+    def laid_bytes(self) -> int:
+        """Memory of the copies that another layout took."""
+        return sum(made.codes.nbytes for made in self._made.values() if isinstance(made, LaidTernary))
 
     @property
     def files(self) -> tuple[B158File, ...]:
         return tuple(self._files)
 
-    def ternary(self, name: str) -> PackedTernary:
-        return self._file_of(name).ternary(name)
+    def ternary(self, name: str) -> PackedTernary | PackedSherry:
+        """A ternary matrix in the form that the model is packed in."""
+        file = self._file_of(name)
+        spec = file.tensors.get(name)
+        return file.sherry(name) if spec is not None and spec.kind == "sherry" else file.ternary(name)
+
+    def laid(self, name: str) -> PackedTernary | LaidTernary | PackedSherry:
+        """A ternary matrix as products read it: a view of the file, or a copy in another layout."""
+        packed = self.ternary(name)
+        if self.layout == LAYOUTS[0] or isinstance(packed, PackedSherry):
+            return packed
+        return self.made(f"laid {name}", lambda: laid_out(packed, layout=self.layout, pack=_in_trits))
 
     def rows(self, name: str) -> PackedRows:
         return self._file_of(name).rows(name)
@@ -52,6 +80,12 @@ class Tensors:
 
     def _file_of(self, name: str) -> B158File:
         return next((file for file in self._files if name in file.tensors), self._files[0])
+
+
+def _in_trits(packed: PackedTernary) -> NDArray[np.uint8]:
+    call = packing_call(packed)
+    call.run(chosen("trits_packing").kernel, 0, call.units)
+    return call.outputs[0]
 
 
 def _experts_file(model: PackedModel) -> B158File:

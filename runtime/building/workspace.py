@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from quant.activations import BLOCK, num_blocks
 from runtime.arena import aligned_zeros
+from runtime.program import RowOfStream
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -26,6 +27,15 @@ class Rows:
     @property
     def stride(self) -> int:
         return self.array.strides[0]
+
+    @property
+    def of_stream(self) -> RowOfStream:
+        """The first row of the stream that an operation works on."""
+        return RowOfStream(self.address, self.stride)
+
+    def row(self, number: int) -> "Rows":
+        """One row alone."""
+        return Rows(array=self.array[number : number + 1], width=self.width)
 
     def columns(self, first: int, width: int) -> "Rows":
         """Some columns of every row, from the first on; whole row pairs of products fit behind each other."""
@@ -50,6 +60,13 @@ class Int8Rows:
     def scales_stride(self) -> int:
         """The same for scales and sums."""
         return self.scales.strides[0]
+
+    def row(self, number: int) -> "Int8Rows":
+        """One row alone."""
+        one = slice(number, number + 1)
+        return Int8Rows(
+            codes=self.codes[one], scales=self.scales[one], neg_sums=self.neg_sums[one], width=self.width
+        )
 
 
 class Workspace:

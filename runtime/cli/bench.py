@@ -12,7 +12,7 @@ from configs.errors import EXIT_DONE, ModelError, UsageError
 from configs.load import PRESETS
 
 if TYPE_CHECKING:
-    from runtime.benching import Asked
+    from runtime.measuring.benching import Asked
 
 Report: TypeAlias = dict[str, Any]
 Bar: TypeAlias = AbstractContextManager[Callable[[int, int], None] | None]
@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tests.add_argument("-n", "--n-gen", default="128", metavar="N", help="give N tokens (default: 128)")
     tests.add_argument("-t", "--threads", metavar="N", help="threads (default: one a core)")
     tests.add_argument("--loops", metavar="N", help="rounds of the loop (default: the config's)")
+    tests.add_argument(
+        "--exit-threshold",
+        type=float,
+        metavar="X",
+        help="the change below which a token leaves the loop; 0 is never (default: the config's)",
+    )
     tests.add_argument(
         "-r", "--repetitions", type=int, default=5, metavar="N", help="times that all is done (default: 5)"
     )
@@ -96,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tests(args: argparse.Namespace) -> Report:
-    from runtime.benching import bench_model, bench_process
     from runtime.cli.compiling import compiling_told
+    from runtime.measuring.benching import bench_model, bench_process
 
     asked = _asked(args)
     rounds = next(iter(asked.rounds), None)
@@ -110,10 +116,10 @@ def _tests(args: argparse.Namespace) -> Report:
 
 
 def _long(args: argparse.Namespace) -> Report:
-    from runtime.benching import check_rounds
     from runtime.cli.compiling import compiling_told
     from runtime.engine import Engine
-    from runtime.far import far_report
+    from runtime.measuring.benching import check_rounds
+    from runtime.measuring.far import far_report
 
     asked, plot = _asked(args), _plot(args)
     positions = _numbers(args.positions or LONG_POSITIONS, what="--positions")
@@ -134,11 +140,12 @@ def _long(args: argparse.Namespace) -> Report:
                 turns=TURNS if args.turns is None else args.turns,
                 way="moving" if args.moving else "reading",
                 rounds=next(iter(asked.rounds), None),
+                exit_threshold=asked.exit_threshold,
                 progress=progress,
             ),
         }
     if plot is not None:
-        from runtime.plotting import plot_far
+        from runtime.measuring.plotting import plot_far
 
         plot_far(report["longctx"], plot, title=report["model"]["name"] or _source(args))
         report["plot"] = str(plot)
@@ -146,7 +153,7 @@ def _long(args: argparse.Namespace) -> Report:
 
 
 def _asked(args: argparse.Namespace) -> "Asked":
-    from runtime.benching import Asked
+    from runtime.measuring.benching import Asked
 
     return Asked(
         prompt_tokens=_numbers(args.n_prompt, what="--n-prompt"),
@@ -154,19 +161,26 @@ def _asked(args: argparse.Namespace) -> "Asked":
         repeats=args.repetitions,
         threads=(None,) if args.threads is None else _numbers(args.threads, what="--threads"),
         rounds=() if args.loops is None else _numbers(args.loops, what="--loops"),
+        exit_threshold=args.exit_threshold,
     )
 
 
 @contextmanager
 def _weights(args: argparse.Namespace) -> Generator[Path]:
-    """The packed model; with random weights, where a preset or a config is named."""
-    from runtime.benching import weights_of
+    """The packed model, its files read once; with random weights, where a preset or a config is named."""
+    from runtime.cli.wholeness import check_files
+    from runtime.measuring.benching import is_to_be_made, weights_of
+    from runtime.model_folder import open_model
+
+    source = _source(args)
 
     with ExitStack() as stack:
         with _bar("making random weights") as progress:
             path = stack.enter_context(
-                weights_of(_source(args), embedding_bits=args.embedding_bits, progress=progress)
+                weights_of(source, embedding_bits=args.embedding_bits, progress=progress)
             )
+        if not is_to_be_made(source):
+            check_files(open_model(path))
         yield path
 
 
@@ -203,7 +217,7 @@ def _plot(args: argparse.Namespace) -> Path | None:
     """The file of the plot; whether it can be made is known before all is measured."""
     if args.plot == NO_PLOT:
         return None
-    from runtime.plotting import check_plot
+    from runtime.measuring.plotting import check_plot
 
     path = Path(args.plot or PLOT_NAME)
     check_plot(path)

@@ -15,6 +15,8 @@ def run(args: argparse.Namespace) -> int:
     from runtime.cli.out import interrupted_late
 
     with interrupted_late():
+        from runtime.cli.choices import check_arguments
         from runtime.cli.repl import talk
     args.raw, args.log_probs = False, None
+    check_arguments(args)
     return talk(args)

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from configs.errors import UsageError
-from runtime.cli.numbers import numbers, spoken
-from runtime.cli.opening import Opened, checked_rounds, rounds_of_mode
+from runtime.cli.choices import checked_rounds, rounds_of_mode
+from runtime.cli.numbers import spoken
+from runtime.cli.opening import Opened
+from runtime.cli.room import kept_bytes
+from runtime.cli.tables import plain
 
 
 class Leave(Exception):
@@ -29,10 +32,11 @@ class Command:
 def obey(here: Opened, line: str) -> Iterator[str] | None:
     """Do what a line that begins with a slash says."""
     name, _, words = line.strip().partition(" ")
+    name = OTHER_NAMES.get(name, name)
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         raise UsageError(
-            f"there is no command {name}",
+            f"there is no command {name[:60]}",
             hint=f"Did you mean {near[0]}?"
             if near
             else "A message that begins with a slash: put a space first.",
@@ -55,14 +59,14 @@ def _set(here: Opened, words: str) -> None:
     if name not in _SETTINGS:
         near = difflib.get_close_matches(name, _SETTINGS, n=1)
         raise UsageError(
-            f"nothing to set is named {name}; there are {', '.join(_SETTINGS)}",
+            f"nothing to set is named {name[:60]}; there are {', '.join(_SETTINGS)}",
             hint=f"Did you mean {near[0]}?" if near else "",
         )
     _SETTINGS[name](here, value.strip())
 
 
 def _stats(here: Opened, words: str) -> None:
-    _tell(spoken(numbers(here)))
+    _tell(spoken(here))
 
 
 def _reset(here: Opened, words: str) -> None:
@@ -78,6 +82,39 @@ def _regenerate(here: Opened, words: str) -> Iterator[str]:
     return here.session.regenerate()
 
 
+def _save(here: Opened, words: str) -> None:
+    from runtime.cli.saving import save, state_path
+
+    path = state_path(_named(words, "/save"))
+    save(here, path)
+    _tell(f"written to {path}")
+
+
+def _load(here: Opened, words: str) -> None:
+    from runtime.cli.saving import load, state_path
+
+    load(here, state_path(_named(words, "/load")))
+    last = [turn.message for turn in here.session.turns[-1:]]
+    _tell(f"{here.session.position:,} tokens" + "".join(f", the last message: {text}" for text in last))
+
+
+def _fork(here: Opened, words: str) -> None:
+    name = here.branches.fork(words)
+    _tell(f"in the branch {name} now; the talk waits where it was: /tree")
+
+
+def _tree(here: Opened, words: str) -> None:
+    if words:
+        here.branches.go(words)
+    _tell("\n".join(here.branches.drawn()))
+
+
+def _named(words: str, command: str) -> str:
+    if not words:
+        raise UsageError(f"{command} needs the name of a file", hint=f"As in: {command} river.state")
+    return words
+
+
 def _leave(here: Opened, words: str) -> None:
     raise Leave
 
@@ -89,8 +126,14 @@ COMMANDS: dict[str, Command] = {
     "/reset": Command(act=_reset, summary="forget the talk"),
     "/undo": Command(act=_undo, summary="take back the last message and its answer"),
     "/regen": Command(act=_regenerate, summary="answer the last message anew, and otherwise"),
+    "/save": Command(act=_save, summary="write the talk to a file: /save river.state"),
+    "/load": Command(act=_load, summary="go on with the talk of a file"),
+    "/fork": Command(act=_fork, summary="go on in a branch, and leave the talk as it is: /fork NAME"),
+    "/tree": Command(act=_tree, summary="show the branches, or go to one: /tree NAME"),
     "/exit": Command(act=_leave, summary="leave"),
 }
+OTHER_NAMES = {"/quit": "/exit", "/bye": "/exit", "/clear": "/reset", "/?": "/help"}
+"""What other programs call the same."""
 
 
 def _current(here: Opened) -> dict[str, object]:
@@ -143,7 +186,9 @@ def _mode(here: Opened, value: str) -> None:
 
 
 def _take_rounds(here: Opened, rounds: int) -> None:
-    here.session.set_rounds(rounds)
+    room = kept_bytes(here.engine, rounds, screen_bytes=here.screen_bytes)
+    limited = here.engine.memory_limit_bytes is not None
+    here.session.set_rounds(rounds, kept_bytes=room // 2 if limited else room)
     _tell(f"{rounds} rounds of the loop from now on; what was said is read anew")
 
 
@@ -166,9 +211,9 @@ def _number(kind: Callable[[str], float], value: str) -> float:
     try:
         return kind(value)
     except ValueError:
-        raise UsageError(f"{value!r} is no number", hint="As in: /set temp 0.5") from None
+        raise UsageError(f"{value[:60]!r} is no number", hint="As in: /set temp 0.5") from None
 
 
 def _tell(words: str) -> None:
     """Beside the answers, on stderr, so that a pipe holds those alone."""
-    print(words, file=sys.stderr)
+    print("\n".join(map(plain, words.split("\n"))), file=sys.stderr)

@@ -48,7 +48,19 @@ def _told() -> Generator[Callable[[str], None] | None]:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    parts = (_versions, _cpu, _threads, _memory, _kernels, _caches, _model, _packages, _environment, _verdict)
+    parts = (
+        _versions,
+        _cpu,
+        _threads,
+        _memory,
+        _kernels,
+        _layouts,
+        _caches,
+        _model,
+        _packages,
+        _environment,
+        _verdict,
+    )
     return [line for part in parts for line in part(report)]
 
 
@@ -112,7 +124,28 @@ def _kernels(report: dict[str, Any]) -> list[str]:
     ]
     for (form, reason), operations in reasons.items():
         lines += [f"  {form}, since: {reason}", *_wrapped(", ".join(operations), indent=4)]
+    codes: dict[tuple[str, str], list[str]] = {}
+    for kernel in report["kernels"]:
+        codes.setdefault((kernel["code"], kernel["code_from"]), []).append(kernel["operation"])
+    for (code, source), operations in codes.items():
+        whole = len(operations) == len(report["kernels"])
+        which = "all" if whole else f"{len(operations)}"
+        if code == "object":
+            lines.append(f"  {which} from objects made ahead of time for {source}")
+        else:
+            lines.append(f"  {which} compiled on this machine, since: {plain(source)}")
+        lines += [] if whole or code == "object" else _wrapped(", ".join(operations), indent=4)
     return lines
+
+
+def _layouts(report: dict[str, Any]) -> list[str]:
+    places = {"cache": "where they fit the caches", "memory": "where they do not"}
+    lines = [
+        line
+        for found in report["layouts"]
+        for line in (f"  {places[found['place']]}: {found['layout']}", *_wrapped(found["reason"], indent=4))
+    ]
+    return ["ternary weights lie in", *lines] if lines else []
 
 
 def _caches(report: dict[str, Any]) -> list[str]:

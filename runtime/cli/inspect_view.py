@@ -196,8 +196,8 @@ def _print_stream(console: Console, report: Report) -> None:
         for row in report["stream"]
     ]
     _print_table(console, (*header[:6], streams, header[7]), rows)
-    growth = report["stream"][0]["growth_bytes_per_token"]
-    _say(console, "  stream: its state, by parts; read: weights in 2 bits and state, for one token")
+    growth, bits = (report["stream"][0][name] for name in ("growth_bytes_per_token", "ternary_bits"))
+    _say(console, f"  stream: its state, by parts; read: weights in {bits:g} bits and state, for one token")
     grows = f"each token adds {_size(growth)} to the cache" if growth else "no state grows with the text"
     _say(console, f"  {grows}")
     _say(console)

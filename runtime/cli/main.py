@@ -24,6 +24,7 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
+    "batch": Verb("runtime.cli.batch", "answer the prompts of a file, many at a time"),
     "bench": Verb("runtime.cli.bench", "measure how fast a model runs here, and whether it stays so"),
     "chat": Verb("runtime.cli.chat", "talk with a model"),
     "doctor": Verb(
@@ -34,6 +35,7 @@ VERBS: dict[str, Verb] = {
     "perplexity": Verb("exports.cli.perplexity", "measure how well a model foresees text, in bits per byte"),
     "plan": Verb("runtime.cli.plan", "tell whether a model fits this machine, and how fast it will be"),
     "run": Verb("runtime.cli.run", "answer a prompt, or talk where there is none; chimera-run is the same"),
+    "state": Verb("runtime.cli.state", "list, show, compare and remove saved talks"),
     "train": Verb("chimera.cli.train", "train a model on text, or go on with its training"),
 }
 

@@ -1,22 +1,48 @@
 """What `--stats` and `/stats` tell of the last answer, the stream and the machine.
 
-The names that a config's diagnostics ask for are used where there is such a part: `surface_tps`,
-`loop_count_mean`, `memory_mb`, `moe_expert_load_balance`. Loop and experts are counted from the moment that
-the model was opened.
+The names that a config's diagnostics ask for are used where there is such a part; if it names any, the others
+of these are left out. Loop and experts are counted from the moment that the model was opened, gates are those
+of the last call.
 """
 
 import numpy as np
 
+from runtime.cli.alarms import Alarm, alarms, busiest_over_mean
 from runtime.cli.opening import Opened
+from runtime.gates import gate_means
 from runtime.state import State
 from runtime.system import peak_bytes
 
 MEMORY = "memory"
 """The field of a layer's state that holds what each head remembers, whatever the kind of layer."""
+METRICS = frozenset(
+    {
+        "surface_tps",
+        "loop_count_mean",
+        "memory_mb",
+        "moe_expert_load_balance",
+        "gd_alpha_mean",
+        "gd_beta_mean",
+    }
+)
+"""Names that `diagnostics.metrics` of a config can choose from; whatever else is told always is."""
 
 
 def numbers(talk: Opened) -> dict[str, float | int | None]:
     """The numbers by name."""
+    asked = talk.engine.config.diagnostics.metrics
+    left_out = METRICS.difference(asked) if asked else frozenset[str]()
+    return {name: value for name, value in _all_numbers(talk, left_out).items() if name not in left_out}
+
+
+def raised(talk: Opened) -> list[Alarm]:
+    """What lies beyond the config's thresholds."""
+    return alarms(
+        talk.engine.config.diagnostics.thresholds, expert_visits=talk.engine.expert_visits().values()
+    )
+
+
+def _all_numbers(talk: Opened, left_out: frozenset[str]) -> dict[str, float | int | None]:
     found: dict[str, float | int | None] = {}
     last = talk.session.last
     if last is not None:
@@ -29,6 +55,12 @@ def numbers(talk: Opened) -> dict[str, float | int | None]:
             "answer_ms": _ms(timings.answer_s),
             "surface_tps": round(timings.answer_rate, 1),
             "first_token_ms": _ms(timings.first_token_s),
+        }
+    if not {"gd_alpha_mean", "gd_beta_mean"} <= left_out:
+        means = gate_means(talk.engine)
+        found |= {
+            "gd_alpha_mean": None if means is None else round(means.alpha, 4),
+            "gd_beta_mean": None if means is None else round(means.beta, 4),
         }
     return found | {
         "position": talk.session.position,
@@ -44,14 +76,16 @@ def numbers(talk: Opened) -> dict[str, float | int | None]:
     }
 
 
-def spoken(found: dict[str, float | int | None]) -> str:
-    """The numbers in lines for a reader."""
+def spoken(talk: Opened) -> str:
+    """Numbers and alarms in lines for a reader."""
+    found = numbers(talk)
     width = max(len(name) for name in found)
-    return "\n".join(
+    lines = [
         f"{name:<{width}}  {value:,}" if name != "seed" else f"{name:<{width}}  {value}"
         for name, value in found.items()
         if value is not None
-    )
+    ]
+    return "\n".join([*lines, *map(str, raised(talk))])
 
 
 def _ms(seconds: float) -> float:
@@ -88,9 +122,5 @@ def _experts_met(talk: Opened) -> float | None:
 
 def _load_balance(talk: Opened) -> float | None:
     """Tokens of the busiest expert over those of the mean one, in the layer where it is worst; 1 is even."""
-    shares = [
-        float(visits.max()) * visits.size / float(visits.sum())
-        for visits in talk.engine.expert_visits().values()
-        if visits.sum()
-    ]
+    shares = [busiest_over_mean(visits) for visits in talk.engine.expert_visits().values() if visits.sum()]
     return round(max(shares), 3) if shares else None

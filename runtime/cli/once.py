@@ -5,11 +5,12 @@ import json
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from configs.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from configs.text.template import MAX_INPUT_CHARACTERS
 from runtime.answer import Answer
-from runtime.cli.numbers import numbers, spoken
+from runtime.cli.numbers import numbers, raised, spoken
 from runtime.cli.opening import Opened, opened
 from runtime.cli.out import interruptible, write, write_answer
 from runtime.cli.streams import settle_stdout
@@ -20,11 +21,9 @@ LONG_PROMPT_CHARACTERS = 20_000
 
 def answer(args: argparse.Namespace, prompt: str) -> int:
     """Answer and leave."""
-    if args.log_probs is not None and not args.json:
-        raise UsageError("--log-probs are told in JSON alone", hint="Add --json.")
-    with opened(args) as talk:
+    with opened(args, prompt_characters=len(prompt)) as talk:
         session = talk.session
-        is_chat = not args.raw and session.has_chat
+        is_chat = not args.raw and session.is_chat
         if is_chat and len(prompt) > MAX_INPUT_CHARACTERS // 2:
             raise UsageError(
                 f"a message of {len(prompt):,} characters; at most {MAX_INPUT_CHARACTERS // 2:,} are allowed",
@@ -43,10 +42,22 @@ def answer(args: argparse.Namespace, prompt: str) -> int:
             except BrokenPipeError:
                 # Whoever read the answer has had enough of it.
                 settle_stdout()
+                session.cancel()
+                list(pieces)
+                finish(talk, args)
                 return EXIT_DONE
+        finish(talk, args)
         if args.stats:
-            print(spoken(numbers(talk)), file=sys.stderr)
+            print(spoken(talk), file=sys.stderr)
         return EXIT_INTERRUPTED if interrupts else EXIT_DONE
+
+
+def finish(talk: Opened, args: argparse.Namespace) -> None:
+    """Write the talk where the arguments say so."""
+    if args.save is not None:
+        from runtime.cli.saving import save_as
+
+        save_as(talk, args.save)
 
 
 def report(talk: Opened, last: Answer, text: str) -> dict[str, object]:
@@ -58,6 +69,7 @@ def report(talk: Opened, last: Answer, text: str) -> dict[str, object]:
         "stop": last.stop,
         "ids": list(last.ids),
         "stats": numbers(talk),
+        "alarms": [asdict(alarm) for alarm in raised(talk)],
     }
     if last.choices:
         found["log_probs"] = [

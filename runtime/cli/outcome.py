@@ -8,9 +8,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 
-from configs.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MEMORY, ChimeraError
+from configs.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MEMORY, ChimeraError
 from runtime.cli.report import print_error
-from runtime.cli.streams import settle_stdout
+from runtime.cli.streams import reader_has_left, settle_stdout
 
 # How libraries say that the system gave them no memory, or no room for another thread's stack.
 _NO_MEMORY = ("cannot allocate memory", "failed to map segment", "can't start new thread")
@@ -26,11 +26,13 @@ def run_guarded(action: Callable[[], int], *, debug: bool, as_json: bool) -> int
     except KeyboardInterrupt:
         _print_traceback(debug)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone (`chimera … | head`). That is no news for anybody, and the answer was cut short.
+    except BrokenPipeError as error:
         _print_traceback(debug)
+        if not reader_has_left():
+            return _report_unforeseen(error, debug=debug, as_json=as_json)
+        # Whoever read has had enough (`chimera … | head`), which is no error.
         settle_stdout()
-        return EXIT_FAILED
+        return EXIT_DONE
     except ChimeraError as error:
         _print_traceback(debug)
         exit_code = EXIT_MEMORY if _lacks_memory(error) else error.exit_code
@@ -47,6 +49,10 @@ def _report_unforeseen(error: Exception, *, debug: bool, as_json: bool) -> int:
     if isinstance(error, OSError):
         settle_stdout()
         return _report(error, _os_error_message(error), hint="", exit_code=EXIT_FAILED, as_json=as_json)
+    if isinstance(error, ModuleNotFoundError):
+        message = f"this installation is not whole: the package {error.name} is missing"
+        hint = "Install it again: pip install --force-reinstall chimera-edge"
+        return _report(error, message, hint=hint, exit_code=EXIT_FAILED, as_json=as_json)
     message = f"a fault in chimera itself: {type(error).__name__}: {error}"
     hint = "" if debug else "Run the same command with --debug and report what it prints."
     return _report(error, message, hint=hint, exit_code=EXIT_FAILED, as_json=as_json)

@@ -31,14 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(8, 4, 2),
         help="bits of embedding and head (default: the config's)",
     )
+    parser.add_argument(
+        "--exit-threshold",
+        type=float,
+        metavar="X",
+        help="the change below which a token leaves the loop; 0 is never (default: the config's)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan. A model that does not fit is an error, whose hint says what would."""
+    from runtime.cli.choices import parsed_size
     from runtime.cli.compiling import compiling_told
-    from runtime.cli.opening import parsed_size
     from runtime.cli.progress import share_done
-    from runtime.planning import plan_model
+    from runtime.measuring.planning import plan_model
 
     limit = None if args.memory_limit is None else parsed_size(args.memory_limit)
     bar = share_done("measuring") if sys.stderr.isatty() else nullcontext()
@@ -49,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             num_threads=args.threads,
             memory_limit_bytes=limit,
             embedding_bits=args.embedding_bits,
+            exit_threshold=args.exit_threshold,
             progress=progress,
         )
     if args.json:

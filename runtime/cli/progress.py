@@ -3,7 +3,6 @@
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -18,14 +17,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 @contextmanager
 def bytes_read(path: str, *, what: str) -> Generator[Callable[[int], None]]:
     """A bar over the bytes of a file; the function given takes the number of bytes read since last time."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (_what(), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with _bar(*columns) as bar:
         file = Path(path)
         task = bar.add_task(what, total=file.stat().st_size if file.is_file() else None)
@@ -35,7 +31,7 @@ def bytes_read(path: str, *, what: str) -> Generator[Callable[[int], None]]:
 @contextmanager
 def bytes_done(what: str) -> Generator[Callable[[int], None]]:
     """The bytes done of a number that nobody knows; the function given takes those since last time."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), _what(), DownloadColumn(), TimeElapsedColumn())
     with _bar(*columns) as bar:
         task = bar.add_task(what, total=None)
         yield lambda number: bar.advance(task, number)
@@ -44,7 +40,7 @@ def bytes_done(what: str) -> Generator[Callable[[int], None]]:
 @contextmanager
 def share_done(what: str) -> Generator[Callable[[int, int], None]]:
     """A bar over any count; the function given takes how many are done, and all that there are."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (_what(), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with _bar(*columns) as bar:
         task = bar.add_task(what, total=None)
 
@@ -55,6 +51,11 @@ def share_done(what: str) -> Generator[Callable[[int, int], None]]:
                 bar.stop()
 
         yield advance
+
+
+def _what() -> TextColumn:
+    """What is done; a file's name in it is no markup."""
+    return TextColumn("{task.description}", markup=False)
 
 
 def _bar(*columns: ProgressColumn, console: Console | None = None) -> Progress:

@@ -11,15 +11,21 @@ MAX_PROMPT_BYTES = 64 * 2**20
 NO_TEXT_HINT = "Give a prompt, or talk: chimera-run"
 
 
-def read_prompt(args: argparse.Namespace) -> str | None:
-    """The prompt; None where there is none and a person sits at the terminal."""
+def words_of(args: argparse.Namespace) -> str | None:
+    """The prompt of the command line, if one stands there."""
     if args.prompt is not None and args.prompt_option is not None:
         raise UsageError("two prompts, one of them after -p", hint="Give one.")
     words = args.prompt if args.prompt_option is None else args.prompt_option
-    if words is not None:
-        words = argument_text(words, what="the prompt")
-        if args.file is None and not args.raw and not words.strip():
-            raise UsageError("the prompt holds no text to answer", hint=NO_TEXT_HINT)
+    if words is None:
+        return None
+    words = argument_text(words, what="the prompt")
+    if args.file is None and not args.raw and not words.strip():
+        raise UsageError("the prompt holds no text to answer", hint=NO_TEXT_HINT)
+    return words
+
+
+def read_prompt(args: argparse.Namespace, words: str | None) -> str | None:
+    """The whole prompt, files and pipes read; None where there is none and a person sits at the terminal."""
     if args.file is None:
         if words is not None or sys.stdin.isatty():
             return words

@@ -7,8 +7,8 @@ import sys
 from configs.errors import EXIT_DONE, EXIT_INTERRUPTED, ChimeraError, UsageError
 from runtime.cli.commands import Leave, obey
 from runtime.cli.line import Line
-from runtime.cli.numbers import numbers, spoken
-from runtime.cli.once import reading_shown
+from runtime.cli.numbers import spoken
+from runtime.cli.once import finish, reading_shown
 from runtime.cli.opening import Opened, opened
 from runtime.cli.out import OutputError, interruptible, write_answer
 from runtime.cli.report import print_error
@@ -30,10 +30,12 @@ def talk(args: argparse.Namespace) -> int:
             except BrokenPipeError:
                 # Whoever read the answers has had enough of them.
                 settle_stdout()
+                finish(here, args)
                 return EXIT_DONE
             if code == EXIT_INTERRUPTED:
                 # Whoever presses Ctrl-C once more while threads and files are closed means the same.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
+            finish(here, args)
             return code
 
 
@@ -58,14 +60,14 @@ def _talk(here: Opened, line: Line, *, tells_stats: bool) -> int:
                 if said.startswith("/"):
                     pieces = obey(here, said)
                 else:
-                    begin = here.session.say if here.session.has_chat else here.session.complete
+                    begin = here.session.say if here.session.is_chat else here.session.complete
                     pieces = begin(said, progress=progress)
                 if pieces is None:
                     continue
                 write_answer(pieces)
             interrupts = len(met)
             if tells_stats:
-                print(spoken(numbers(here)), file=sys.stderr)
+                print(spoken(here), file=sys.stderr)
         except Leave:
             return EXIT_DONE
         except KeyboardInterrupt:

@@ -53,8 +53,19 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--verify", action="store_true", help="read the model's files whole again, and refuse damaged ones"
     )
+    talk = parser.add_argument_group("the talk")
+    talk.add_argument("--load", metavar="FILE", help="go on with a saved talk, as it would have gone on")
+    talk.add_argument("--fork", metavar="FILE", help="go on with a saved talk, and draw otherwise")
+    talk.add_argument("--save", metavar="FILE", help="write the talk to a file when it is over")
+    add_answer_arguments(parser)
+    parser.add_argument("--stats", action="store_true", help="tell times, memory and seed on stderr")
+
+
+def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
+    """How tokens are drawn, and where an answer ends."""
     answer = parser.add_argument_group("the answer (defaults: those of the model's config)")
     answer.add_argument("-n", "--max-tokens", type=int, metavar="N", help="its longest length in tokens")
+    answer.add_argument("--max-seconds", type=float, metavar="X", help="end it after so many seconds")
     answer.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may come often"
     )
@@ -79,19 +90,25 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     answer.add_argument(
         "--seed", type=int, metavar="N", help="the same seed gives the same text (default: any)"
     )
-    parser.add_argument("--stats", action="store_true", help="tell times, memory and seed on stderr")
 
 
 def run(args: argparse.Namespace) -> int:
     """Answer, or talk."""
     from runtime.cli.out import interrupted_late
-    from runtime.cli.prompt import read_prompt
+    from runtime.cli.prompt import read_prompt, words_of
+    from runtime.cli.starting import nothing_collected
 
-    prompt = read_prompt(args)
-    with interrupted_late():
+    words = words_of(args)
+    with interrupted_late(), nothing_collected():
+        from runtime.cli.choices import check_arguments
         from runtime.cli.once import answer
+    check_arguments(args)
+    prompt = read_prompt(args, words)
+    if prompt is not None:
+        return answer(args, prompt)
+    with interrupted_late(), nothing_collected():
         from runtime.cli.repl import talk
-    return talk(args) if prompt is None else answer(args, prompt)
+    return talk(args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

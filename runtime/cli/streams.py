@@ -5,6 +5,7 @@ next file that is opened, be it a model, takes the number of the stream that is 
 """
 
 import os
+import select
 import sys
 from typing import Literal, TextIO
 
@@ -20,6 +21,17 @@ def open_missing() -> None:
     sys.stdin = _present(sys.stdin, 0, mode="r")
     sys.stdout = _present(sys.stdout, 1, mode="w")
     sys.stderr = _present(sys.stderr, 2, mode="w")
+
+
+def reader_has_left() -> bool:
+    """Whether stdout is a pipe or a connection that nobody reads any more."""
+    watch = select.poll()
+    try:
+        watch.register(sys.stdout.fileno(), 0)
+    except OSError:  # no stream of the system's
+        return False
+    # Asked for nothing, the system tells of ends and errors alone.
+    return bool(watch.poll(0))
 
 
 def settle_stdout() -> None:

@@ -102,7 +102,8 @@ class ReferenceEngine:
         for number in range(rounds):
             mixed_TD = mix_rounds(held_TD, fed_TD, decay_D, ONLY, number)
             before_TD, last_TD = self._round(mixed_TD, looped, state, number)
-            held_TD, stays, taken = keep_rounds(held_TD, before_TD, last_TD, ONLY, number, threshold)
+            thresholds_T = np.array([threshold], dtype=np.float32)
+            held_TD, stays, taken = keep_rounds(held_TD, before_TD, last_TD, ONLY, number, thresholds_T)
             self.rounds_taken = int(taken[0])
             if not stays[0]:
                 break

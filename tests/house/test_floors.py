@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chronos_moe/store": {"numpy", "psutil"},
     "chimera": {"matplotlib", "numpy", "optuna", "psutil", "rich", "safetensors", "torch", "zstandard"},
     "runtime": {"jinja2", "llguidance", "llvmlite", "numba", "numpy", "psutil", "rich"},
-    "runtime/plotting.py": {"matplotlib"},
+    "runtime/measuring/plotting.py": {"matplotlib"},
     "exports": {"numpy", "onnx", "onnxruntime", "rich", "safetensors", "torch"},
 }
 # Flags, caching and threads of compiled code are decided in one file.

@@ -1,6 +1,7 @@
 """What runs a model loads no PyTorch, and `--help` loads next to nothing."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -68,6 +69,30 @@ def test_what_a_model_is_loads_nothing_heavy():
 @pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
 def test_help_loads_nothing_heavy(arguments: list[str]):
     assert loaded_by(HELP, arguments) & HEAVY == set()
+
+
+ANSWER = """
+import json, sys
+from runtime.cli.run import main
+code = main(["Hi", "--seed", "1", "-n", "2"])
+print()
+print(json.dumps(sorted(name for name in sys.modules)))
+assert code == 0
+"""
+
+
+def test_an_answer_loads_no_compiler_and_no_source_of_a_kernel():
+    """All kernels come from objects, so what would compile them stays away."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("CHIMERA_", "NUMBA_"))}
+    result = subprocess.run(
+        [sys.executable, "-c", ANSWER], cwd=ROOT, capture_output=True, text=True, timeout=300, env=ours
+    )
+    assert result.returncode == 0, result.stderr
+    loaded = set(json.loads(result.stdout.splitlines()[-1]))
+    heavy = {"numba", "psutil", "rich", "safetensors", "torch", "numpy.random"}
+    assert loaded & heavy == set(), "perhaps the objects are stale; run: make kernels"
+    assert {name for name in loaded if name.count(".") == 3 and name.endswith(".kernels")} == set()
+    assert loaded & {"quant.jit", "quant.simd", "quant.pool_kernels", "runtime.worker_kernels"} == set()
 
 
 @pytest.mark.parametrize("name", VERBS)

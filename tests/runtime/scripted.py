@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.text.tokenizer import Tokenizer
-from runtime.stream import StreamState
+from runtime.streams.kept import Outlook, StreamState
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -51,6 +51,14 @@ class Scripted:
         assert len(ids)
         state.ids.extend(ids)
         self.num_read += len(ids)
+        self.state = state
+
+    def outlook(self, state: StreamState) -> Outlook | None:
+        return b"outlook" if state is self.state else None
+
+    def recall(self, state: StreamState, outlook: Outlook) -> None:
+        assert isinstance(state, ReadIds)
+        assert outlook == b"outlook"
         self.state = state
 
     def expect(self, *, all_logits: bool) -> None:

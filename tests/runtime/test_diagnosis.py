@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from quant import cpu, jit
+from quant import cache, cpu
 from quant.kernels.table import OPERATIONS
 from quant.selfcheck import chosen
 from runtime import diagnosis, extras, model_folder
@@ -38,7 +38,12 @@ def test_each_kernel_is_the_one_that_runs():
     assert report["cpu"]["target"] == cpu.target().name
     assert set(report["cpu"]["target_features"]) == set(cpu.target().features)
     assert report["model"]["is_sound"]
-    assert report["caches"]["folder"] == str(jit.cache_folder())
+    assert [found["place"] for found in report["layouts"]] == ["cache", "memory"]
+    for found in report["layouts"]:
+        assert set(found["us"]) == {"tiles", "columns", "trits"}
+        assert found["layout"] in found["us"]
+        assert found["reason"].count("times as fast as tiles") == 2
+    assert report["caches"]["folder"] == str(cache.cache_folder())
     assert report["caches"]["bytes"] > 0
     assert report["broken"] == []
     assert {package["name"]: package["state"] for package in report["packages"]} == {
@@ -110,7 +115,7 @@ def test_a_package_of_ours_that_is_missing_is_broken(monkeypatch: pytest.MonkeyP
 
 
 def test_a_cache_that_cannot_be_written_is_remarked_upon(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(jit, "cache_notes", lambda: ("the user's cache folder cannot be written",))
+    monkeypatch.setattr(cache, "notes", lambda: ("the user's cache folder cannot be written",))
     report = diagnose()
     assert report["remarks"] == ["cache: the user's cache folder cannot be written"]
     assert report["broken"] == []

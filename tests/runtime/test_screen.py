@@ -1,5 +1,7 @@
 """No logit is farther from its coarse score than the screen says, whatever the head and the token."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from quant.activations import QuantizedActivations, quantize_activations
 from quant.embedding import RowWeights, quantize_rows, rows_matmul
 from quant.packing import pack_rows, unpack_rows
-from runtime.screen import Screen, build_screen, norm_above
+from runtime.screen import Screen, build_screen, bytes_to_make, norm_above
 
 Floats = NDArray[np.float32]
 
@@ -88,3 +90,15 @@ def test_a_coarse_head_has_none():
     rows = pack_rows(quantize_rows(np.ones((4, 70), dtype=np.float32), bits=4))
     with pytest.raises(AssertionError, match="coarse head"):
         build_screen(rows)
+
+
+def test_making_one_takes_no_more_memory_than_is_said():
+    codes = np.random.default_rng(0).integers(-127, 128, (9000, 384), dtype=np.int8)
+    head = pack_rows(RowWeights(codes=codes, scales=np.full(9000, 0.01, dtype=np.float32), bits=8))
+    tracemalloc.start()
+    try:
+        screen = build_screen(head)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert screen.num_bytes < most <= bytes_to_make(head) < 3 * most

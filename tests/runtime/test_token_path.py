@@ -8,8 +8,8 @@ from tests.house.files import ROOT, python_files
 from tests.house.float_functions import float_functions_in
 
 # What speaks of models and measures them; no token depends on these.
-BESIDE = {"inspection.py", "packed_inspection.py", "packed_specs.py", "perplexity.py", "random_model.py"}
-ROOMS_BESIDE = {"cli", "reference"}
+BESIDE = {"inspection.py", "packed_inspection.py", "packed_specs.py", "random_model.py"}
+ROOMS_BESIDE = {"cli", "measuring", "reference"}
 
 
 def sources() -> list[Path]:

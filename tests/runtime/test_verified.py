@@ -6,7 +6,7 @@ import pytest
 
 from configs.errors import ContainerError
 from configs.load import preset
-from quant import jit
+from quant import cache
 from quant.container import open_b158
 from runtime.random_model import random_b158
 from runtime.verified import MOST_REMEMBERED, check_whole
@@ -15,7 +15,7 @@ from runtime.verified import MOST_REMEMBERED, check_whole
 @pytest.fixture
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
-    monkeypatch.setattr(jit, "cache_folder", lambda: folder)
+    monkeypatch.setattr(cache, "cache_folder", lambda: folder)
     return folder / "whole-files"
 
 
@@ -55,7 +55,7 @@ def test_damage_is_named_and_not_remembered(weights: Path, memory: Path):
 
 
 def test_where_nothing_can_be_remembered_each_use_reads(weights: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(jit, "cache_folder", lambda: Path("/proc/nowhere"))
+    monkeypatch.setattr(cache, "cache_folder", lambda: Path("/proc/nowhere"))
     assert read(weights) == read(weights) > 0
 
 

@@ -13,7 +13,7 @@ from runtime.building.mixers.shared import (
     projection,
     side_by_side,
 )
-from runtime.building.plan import Passage, Stream
+from runtime.building.plan import DeltaGates, Passage, Stream
 from runtime.building.workspace import Rows
 from runtime.program import TOKENS, Step
 
@@ -29,7 +29,7 @@ def add_gated_delta(passage: Passage, stream: Stream) -> None:
     if passage.config.gated_deltanet.use_output_gate:
         gate = output_gate(passage)
         products.append(projection(passage, "gate_proj", acts=stream.acts, y=gate))
-    (alphas, betas), gate_products = gates(passage, stream, ("alpha", "beta"))
+    (alphas, betas), gate_products = gates(passage, stream, ("alpha", "beta"), buffer=passage.name("gates"))
     passage.together(*products, *gate_products)
     convolved, parts = side_by_side(passage, "mixer.convolved")
     passage.together(convolve_three(passage, qkv, y=convolved))
@@ -42,30 +42,42 @@ def _rule(
 ) -> Step:
     config, y = passage.config, heads(passage)
     is_exact = config.efla.enabled and passage.layer.alias in config.efla.target_layers.split()
+    biases = passage.floats("mixer.dt_bias")
     rates = passage.tensors.made(passage.name("rates"), lambda: decay_rates(passage.floats("mixer.A_log")))
     q, k, v = qkv
     table: steps.Table = {
-        at.QUERIES: q.address,
+        at.QUERIES: q.of_stream,
         at.QUERY_STRIDE: q.stride,
-        at.KEYS: k.address,
+        at.KEYS: k.of_stream,
         at.KEY_STRIDE: k.stride,
-        at.VALUES: v.address,
+        at.VALUES: v.of_stream,
         at.VALUE_STRIDE: v.stride,
-        at.ALPHAS: alphas.address,
+        at.ALPHAS: alphas.of_stream,
         at.ALPHA_STRIDE: alphas.stride,
-        at.BETAS: betas.address,
+        at.BETAS: betas.of_stream,
         at.BETA_STRIDE: betas.stride,
         at.RATES: rates.ctypes.data,
-        at.BIASES: passage.floats("mixer.dt_bias").ctypes.data,
+        at.BIASES: biases.ctypes.data,
         at.GAIN: passage.floats("mixer.head_norm.weight").ctypes.data,
         at.EPSILON: steps.bits_of(passage.eps),
         at.MEMORY: passage.state("memory"),
         at.HEAD_SIZE: config.head_dim,
         at.NUM_TOKENS: TOKENS,
-        at.Y: y.address,
+        at.Y: y.of_stream,
         at.Y_STRIDE: y.stride,
     }
     if gate is not None:
-        table |= {at.GATES: gate.address, at.GATE_STRIDE: gate.stride}
+        table |= {at.GATES: gate.of_stream, at.GATE_STRIDE: gate.stride}
+    if passage.round_number == 0:  # the other rounds of a layer use the same buffers
+        passage.plan.delta_gates.append(
+            DeltaGates(
+                alphas=alphas,
+                betas=betas,
+                rates=rates,
+                biases=biases.copy(),  # nothing but addresses may outlive the map of the file
+                is_exact=is_exact,
+                is_looped=passage.layer.looped,
+            )
+        )
     kernel = steps.kernel_of("exact_flow" if is_exact else "gated_delta")
     return Step(kernel=kernel, arguments=table, num_places=at.NUM_PLACES, units=config.num_heads)

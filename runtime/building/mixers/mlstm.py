@@ -48,15 +48,15 @@ def _memory(
     config, y = passage.config, heads(passage)
     q, k, v = qkv
     table: steps.Table = {
-        at.QUERIES: q.address,
+        at.QUERIES: q.of_stream,
         at.QUERY_STRIDE: q.stride,
-        at.KEYS: k.address,
+        at.KEYS: k.of_stream,
         at.KEY_STRIDE: k.stride,
-        at.VALUES: v.address,
+        at.VALUES: v.of_stream,
         at.VALUE_STRIDE: v.stride,
-        at.INPUT_GATES: inputs.address,
+        at.INPUT_GATES: inputs.of_stream,
         at.INPUT_STRIDE: inputs.stride,
-        at.FORGET_GATES: forgets.address,
+        at.FORGET_GATES: forgets.of_stream,
         at.FORGET_STRIDE: forgets.stride,
         at.INPUT_BIASES: passage.floats("mixer.i_bias").ctypes.data,
         at.FORGET_BIASES: passage.floats("mixer.f_bias").ctypes.data,
@@ -68,10 +68,10 @@ def _memory(
         at.LOG_SCALE: passage.state("log_scale"),
         at.HEAD_SIZE: config.head_dim,
         at.NUM_TOKENS: TOKENS,
-        at.Y: y.address,
+        at.Y: y.of_stream,
         at.Y_STRIDE: y.stride,
     }
     if gate is not None:
-        table |= {at.GATES: gate.address, at.GATE_STRIDE: gate.stride}
+        table |= {at.GATES: gate.of_stream, at.GATE_STRIDE: gate.stride}
     kernel = steps.kernel_of("mlstm")
     return Step(kernel=kernel, arguments=table, num_places=at.NUM_PLACES, units=config.num_heads)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runtime.building import steps
-from runtime.building.plan import Passage, Stream
+from runtime.building import products, steps
+from runtime.building.plan import Passage, Projection, Stream
 from runtime.building.states import padded_width, three_wide
 from runtime.building.tensors import Floats
 from runtime.building.workspace import Int8Rows, Rows
@@ -32,9 +32,9 @@ def side_by_side(passage: Passage, name: str) -> tuple[Rows, tuple[Rows, Rows, R
     return whole, (q, k, v)
 
 
-def projection(passage: Passage, name: str, *, acts: Int8Rows, y: Rows) -> Step:
-    """The ternary product of a name like `q_proj`."""
-    return steps.ternary(passage.tensors.ternary(passage.name(f"mixer.{name}.weight")), acts=acts, y=y)
+def projection(passage: Passage, name: str, *, acts: Int8Rows, y: Rows) -> Projection:
+    """The product of a name like `q_proj`."""
+    return products.projection(passage, f"mixer.{name}", acts=acts, y=y)
 
 
 def output_gate(passage: Passage) -> Rows:
@@ -42,17 +42,18 @@ def output_gate(passage: Passage) -> Rows:
     return passage.workspace.rows("mixer.gate", passage.config.inner_width)
 
 
-def gates(passage: Passage, stream: Stream, names: Sequence[str]) -> tuple[list[Rows], list[Step]]:
+def gates(
+    passage: Passage, stream: Stream, names: Sequence[str], *, buffer: str = "mixer.gates"
+) -> tuple[list[Rows], list[Step]]:
     """One number a head for each name, from the norm as floats."""
     rows = [
-        passage.workspace.rows(f"mixer.gates.{number}", passage.config.num_heads)
-        for number in range(len(names))
+        passage.workspace.rows(f"{buffer}.{number}", passage.config.num_heads) for number in range(len(names))
     ]
-    products = [
+    from_floats = [
         steps.dense(stream.normed, weight=passage.floats(f"mixer.{name}_proj.weight"), y=y)
         for name, y in zip(names, rows, strict=True)
     ]
-    return rows, products
+    return rows, from_floats
 
 
 def convolve_three(passage: Passage, qkv: Rows, *, y: Rows) -> Step:

@@ -19,7 +19,7 @@ from runtime.building.mixers.shared import (
 from runtime.building.plan import Passage, Stream
 from runtime.building.states import titans_shape, titans_weights
 from runtime.building.workspace import Rows
-from runtime.program import TOKENS, PlaceOf, Step
+from runtime.program import TOKENS, TOKENS_CELL, OfStream, PlaceOf, Step
 
 GATES = ("eta", "theta", "alpha")
 STATE_PLACES = {
@@ -51,7 +51,7 @@ def add_titans(passage: Passage, stream: Stream) -> None:
     convolved, parts = side_by_side(passage, "mixer.convolved")
     passage.together(convolve_three(passage, qkv, y=convolved))
     passage.together(_step(passage, parts, gate_rows=gate_rows, sines=sines, cosines=cosines))
-    add_output(passage, stream, steps.add_integer(passage.count.address, target=passage.state("position")))
+    add_output(passage, stream, steps.add_integer(TOKENS_CELL, target=passage.state("position")))
 
 
 def _angles(passage: Passage, *, sines: Rows, cosines: Rows) -> Step:
@@ -63,9 +63,9 @@ def _angles(passage: Passage, *, sines: Rows, cosines: Rows) -> Step:
     table: steps.Table = {
         vector.X: passage.tensors.made("rotation", turns).ctypes.data,
         vector.NUM_INPUTS: sines.width,
-        steps.product.Y: sines.address,
+        steps.product.Y: sines.of_stream,
         steps.product.Y_STRIDE: sines.stride,
-        vector.COSINES: cosines.address,
+        vector.COSINES: cosines.of_stream,
     }
     kernel = steps.kernel_of("rotation_angles")
     return Step(kernel=kernel, arguments=table, num_places=vector.NUM_PLACES, units_per_token=1)
@@ -81,7 +81,9 @@ def _step(
     )
     fixed = np.zeros(at.NUM_PLACES, dtype=np.int64)
     set_parameters(fixed, shape, parameters)
-    scores = workspace.array("titans.scores", (config.num_heads, shape.num_scores), np.float32)
+    # Streams are worked on at the same time, so each has scores of its own.
+    num_streams = passage.plan.num_streams
+    scores = workspace.array("titans.scores", (num_streams, config.num_heads, shape.num_scores), np.float32)
     surprise = workspace.rows("titans.surprise", config.num_heads)
     (q, k, v), (eta, theta, alpha) = qkv, gate_rows
     table: steps.Table = {
@@ -89,22 +91,22 @@ def _step(
         **{place: passage.state(field) for field, place in STATE_PLACES.items()},
         at.POSITION: passage.state("position"),
         at.NUM_TOKENS: TOKENS,
-        at.Q: q.address,
-        at.K: k.address,
-        at.V: v.address,
+        at.Q: q.of_stream,
+        at.K: k.of_stream,
+        at.V: v.of_stream,
         at.X_STRIDE: q.stride,
-        at.ETA: eta.address,
-        at.THETA: theta.address,
-        at.ALPHA: alpha.address,
+        at.ETA: eta.of_stream,
+        at.THETA: theta.of_stream,
+        at.ALPHA: alpha.of_stream,
         at.GATE_STRIDE: eta.stride,
-        at.SINES: sines.address,
-        at.COSINES: cosines.address,
+        at.SINES: sines.of_stream,
+        at.COSINES: cosines.of_stream,
         at.ANGLE_STRIDE: sines.stride,
-        at.SCORES: scores.ctypes.data,
-        at.SCORE_STRIDE: scores.strides[0],
-        at.Y: y.address,
+        at.SCORES: OfStream(scores.ctypes.data, scores.strides[0]),
+        at.SCORE_STRIDE: scores.strides[1],
+        at.Y: y.of_stream,
         at.Y_STRIDE: y.stride,
-        at.SURPRISE: surprise.address,
+        at.SURPRISE: surprise.of_stream,
         at.SURPRISE_STRIDE: surprise.stride,
     }
     kernel = steps.kernel_of("titans")

@@ -30,9 +30,14 @@ _ON_TERMINAL = (
 def make_model(folder: Path) -> Path:
     """The smallest preset with random weights, and a tokenizer."""
     random_b158(preset("micro"), folder / "model.b158", seed=1)
+    make_tokenizer(folder)
+    return folder
+
+
+def make_tokenizer(folder: Path) -> None:
+    """A tokenizer that the smallest preset has words for."""
     texts = [Path(os.__file__).with_name("textwrap.py").read_text()]
     train_sentencepiece(texts, out=folder / "tokenizer.model", vocab_size=500)
-    return folder
 
 
 def chimera_run(*arguments: str, **given: object) -> "subprocess.Popen[bytes]":
@@ -71,7 +76,10 @@ class Terminal:
         os.close(self._master)
 
     def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
+        self.type_bytes(text.encode())
+
+    def type_bytes(self, data: bytes) -> None:
+        os.write(self._master, data)
 
     def interrupt(self) -> None:
         """Ctrl-C at a person's pace: readline misses a signal between the echo of a key and its wait."""

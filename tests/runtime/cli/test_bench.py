@@ -73,6 +73,17 @@ def test_a_long_text_is_plotted(micro: Path, tmp_path: Path):
     assert [*tmp_path.iterdir()] == [plot]
 
 
+def test_a_damaged_file_is_not_measured(micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    written = bytearray(micro.read_bytes())
+    written[-1000] ^= 1
+    damaged = tmp_path / "model.b158"
+    damaged.write_bytes(written)
+    assert main(["bench", str(damaged), "-p", "4", "-n", "4", "-r", "1", "--json"]) == 3
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "is damaged" in json.loads(told.err)["error"]["message"]
+
+
 def test_without_matplotlib_the_extra_is_named_before_anything_is_measured(micro: Path):
     done = bench(
         str(micro),
@@ -96,6 +107,8 @@ def test_without_matplotlib_the_extra_is_named_before_anything_is_measured(micro
         (["-r", "0"], 2, "0 repetitions; at least 1 is needed"),
         (["-t", "0"], 2, "a pool has 1 … "),
         (["--loops", "77"], 2, "77 rounds of the loop; this model takes"),
+        (["--exit-threshold", "1.5"], 2, "an exit threshold of 1.5; allowed are 0 to 1"),
+        (["--exit-threshold", "nan"], 2, "an exit threshold of nan"),
         (["--turns", "5"], 2, "--turns is of use with --longctx alone"),
         (["--plot", "x.png"], 2, "--plot is of use with --longctx alone"),
         (["--moving"], 2, "--moving is of use with --longctx alone"),

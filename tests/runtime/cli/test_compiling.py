@@ -1,13 +1,17 @@
 """The line on which a person sees what is being compiled."""
 
+import fcntl
 import io
+import os
+import pty
+import struct
 import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import termios
+from collections.abc import Callable
 
 import pytest
 
-from quant import jit
+from quant.compiling import tell
 from runtime.cli.compiling import compiling_told
 
 
@@ -19,23 +23,9 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def compile_now(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def compile_now() -> Callable[[str], None]:
     """Compiles a kernel of a name, as far as a listener can tell."""
-    listeners: list[Callable[[str], None]] = []
-
-    @contextmanager
-    def on_compile(listener: Callable[[str], None]) -> Generator[None]:
-        listeners.append(listener)
-        yield
-        listeners.remove(listener)
-
-    monkeypatch.setattr(jit, "on_compile", on_compile)
-
-    def compile_now(name: str) -> None:
-        for listener in listeners:
-            listener(name)
-
-    return compile_now
+    return tell
 
 
 def test_a_person_sees_each_kernel_and_then_an_empty_line(
@@ -43,6 +33,7 @@ def test_a_person_sees_each_kernel_and_then_an_empty_line(
 ):
     stderr = Terminal()
     monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setenv("TERM", "xterm")
     with compiling_told():
         pass
     assert stderr.getvalue() == "", "where nothing is compiled, nothing is said"
@@ -50,6 +41,25 @@ def test_a_person_sees_each_kernel_and_then_an_empty_line(
         compile_now("quant.kernels.titans")
         assert stderr.getvalue().endswith("compiling titans, once on this machine")
     assert stderr.getvalue().endswith("machine\r\x1b[K")
+
+
+def test_a_line_is_as_long_as_can_be_taken_back(
+    compile_now: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TERM", "xterm")
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 30, 0, 0))
+    with os.fdopen(slave, "w", buffering=1) as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with compiling_told():
+            compile_now("quant.kernels.titans")
+        assert os.read(master, 1000) == b"\r\x1b[K[........................] 1 \r\x1b[K"
+        monkeypatch.setenv("TERM", "dumb")
+        with compiling_told():
+            compile_now("quant.kernels.titans")
+        print("nothing", file=stderr)
+        assert os.read(master, 1000) == b"nothing\r\n", "what could not be taken back is not said"
+    os.close(master)
 
 
 def test_a_pipe_is_told_nothing_and_a_look_out_can_end_it(

@@ -64,7 +64,7 @@ def test_what_is_broken_is_told_beside_the_rest(tmp_path: Path):
 
 
 def test_an_environment_without_a_compiler_is_broken():
-    done = doctor("--json", NUMBA_DISABLE_JIT="1")
+    done = doctor("--json", NUMBA_DISABLE_JIT="1", CHIMERA_JIT="1")
     assert done.returncode == 1
     report = json.loads(done.stdout)
     assert any("NUMBA_DISABLE_JIT" in problem for problem in report["broken"])

@@ -1,12 +1,18 @@
 """The talk at a real terminal: prompt line, history, commands, Ctrl-C."""
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.runtime.cli.talking import FOREVER, ROOT, Terminal, make_model
+from configs.load import preset
+from runtime.cli.line import Line, history_path
+from runtime.random_model import random_b158
+from tests.runtime.cli.talking import FOREVER, ROOT, Terminal, make_model, make_tokenizer
 
 # Three tokens, and never none: an answer that ends at once shows no line.
 BRIEF = ["-n", "3", *FOREVER[2:]]
@@ -65,6 +71,68 @@ def test_lines_are_remembered_from_talk_to_talk(model: Path, tmp_path: Path):
         terminal.wait_for("taken back: first message")
         terminal.type("/exit\n")
         assert terminal.leaves() == 0
+
+
+def test_lines_are_kept_as_they_are_said_for_nobody_else(model: Path, tmp_path: Path):
+    """A talk ends with its terminal, or is killed; another may go on at the same time."""
+    remembered = tmp_path / "chimera" / "history"
+    with (
+        Terminal("-m", str(model), *BRIEF, state=tmp_path) as one,
+        Terminal("-m", str(model), *BRIEF, state=tmp_path) as two,
+    ):
+        for terminal, line in ((one, "of the one"), (two, "of the two"), (one, "of both")):
+            terminal.wait_for(r"> ")
+            terminal.type(f"{line}\n")
+            terminal.wait_for(rf"{line}\r\n(?s:.*)\n(?=> )")
+    assert remembered.read_text() == "of the one\nof the two\nof both\n"
+    assert remembered.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_long_history_is_cut_when_a_talk_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    path = history_path()
+    assert path == tmp_path / "chimera" / "history"
+    path.parent.mkdir()
+    path.write_text("".join(f"line {number}\n" for number in range(1500)))
+    with Line():
+        pass
+    assert path.read_text().split("\n")[:1] == ["line 500"]
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", nowhere)
+    assert history_path() is None
+    with Line():
+        pass
+
+
+def nowhere() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_bytes_that_are_no_text_are_signs(model: Path, tmp_path: Path):
+    with Terminal("-m", str(model), *BRIEF, state=tmp_path) as terminal:
+        terminal.wait_for(r"> ")
+        terminal.type_bytes(b"caf\xe9 au lait\n")
+        terminal.wait_for(r"lait\r\n(?s:.*)\n(?=> )")
+        terminal.type("/undo\n")
+        # Some prompt lines leave such a byte out.
+        assert re.search("taken back: caf\ufffd? au lait", terminal.wait_for(r"taken back.*\n"))
+        terminal.type("/quit\n")
+        assert terminal.leaves() == 0
+
+
+def test_a_model_says_nothing_that_a_terminal_obeys(tmp_path: Path):
+    config = replace(preset("micro"), name_or_path="\x1b[2Jmodel\r\u202e")
+    random_b158(config, tmp_path / "model.b158", seed=1)
+    make_tokenizer(tmp_path)
+    with Terminal("-m", str(tmp_path), *BRIEF, state=tmp_path) as terminal:
+        shown = terminal.wait_for(r"> ")
+        assert r"model \x1b[2Jmodel\r\u202e. " in shown
+        terminal.type("/set\n")
+        shown += terminal.wait_for(r"mode .*\n")
+        terminal.type("/exit\n")
+        assert terminal.leaves() == 0
+    assert not set(shown) & {"\x1b", "\x07", "\u202e"}
 
 
 def test_a_home_that_cannot_be_written_costs_the_history_alone(model: Path):

@@ -19,6 +19,7 @@ from configs.load import preset, to_json
 from configs.text.training import train_sentencepiece
 from configs.version import VERSION
 from runtime.cli import opening
+from runtime.cli.choices import parsed_size
 from runtime.cli.run import main
 from tests.runtime.cli.talking import FOREVER, ROOT, chimera_run, make_model
 
@@ -137,14 +138,21 @@ REFUSED = [
     (["--log-probs", "2", "Hi"], 2, "told in JSON alone"),
     (["--memory-limit", "much", "Hi"], 2, "the size 'much'"),
     (["--memory-limit", "10M", "Hi"], 4, "MiB are needed"),
+    (["--memory-limit", "9" * 400, "Hi"], 2, "expected a number and perhaps K"),
+    (["--memory-limit", "9" * 24 + "G", "Hi"], 2, "no machine has so much memory"),
+    (["--memory-limit", "1..5G", "Hi"], 2, "the size '1..5G'"),
     (["-t", "0", "Hi"], 2, "a pool has 1"),
+    (["-t", "257", "Hi"], 2, "a pool has 1"),
+    (["-m", "", "Hi"], 2, "the path after --model is empty"),
+    (["-m", "x" * 5000, "Hi"], 3, "cannot be read: File name too long"),
+    (["-m", "a\x1b[31mb", "Hi"], 3, "there is no file a\\x1b[31mb"),
     (["-p", "a", "b"], 2, "two prompts"),
     (["--raw", "--system", "a", "Hi"], 2, "--raw goes on with a text"),
     (["--tempt", "1", "Hi"], 2, "unrecognized arguments: --tempt Hi\nhint: Did you mean --temp?"),
     (["Hi", "there"], 2, "A text of several words stands in quotes"),
     ([""], 2, "the prompt holds no text"),
     (["-p", " \n"], 2, "the prompt holds no text"),
-    (["--loops", "0", "Hi"], 2, "0 rounds of the loop; this model takes 1 to 4"),
+    (["--loops", "0", "Hi"], 2, "0 rounds of the loop; a model takes 1 at least"),
     (["--system", "Be \udcff", "Hi"], 2, "the system message is not UTF-8: byte 3 is 0xff"),
     (["--stop", "\udcff", "Hi"], 2, "a stop string is not UTF-8"),
     (["-f", "no/such/file"], 1, "No such file or directory: no/such/file"),
@@ -233,6 +241,28 @@ def test_a_config_that_the_weights_were_not_packed_with_is_refused(
     assert main(["-m", str(tmp_path), "-n", "1", "Hi"]) == 3
 
 
+def test_what_is_said_wrong_is_told_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def read(most: int) -> bytes:
+        raise AssertionError("nobody reads a prompt for a command that cannot work")
+
+    stdin = SimpleNamespace(buffer=SimpleNamespace(read=read), isatty=lambda: False)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    for wrong, message in (
+        (["-t", "0"], "a pool has 1"),
+        (["--temp", "-1"], "temperature -1.0"),
+        (["-n", "0"], "an answer of 0 tokens"),
+        (["--loops", "0"], "0 rounds of the loop"),
+        (["--log-probs", "101", "--json"], "101 log-probabilities"),
+        (["--memory-limit", "much"], "the size 'much'"),
+        (["--system", "\udcff"], "the system message is not UTF-8"),
+        (["--logit-bias", "1=nan"], "logit bias nan"),
+    ):
+        assert main(["-m", "no/such/model", *wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_a_damaged_weight_is_found(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for name in ("model.b158", "tokenizer.model"):
         shutil.copy(model / name, tmp_path)
@@ -268,10 +298,10 @@ def test_the_shipped_model_is_the_default(
 
 
 def test_a_size_is_read_in_powers_of_1024():
-    assert opening.parsed_size("800M") == 800 * 2**20
-    assert opening.parsed_size("1.5GiB") == 3 * 2**29
-    assert opening.parsed_size("64kb") == 64 * 2**10
-    assert opening.parsed_size("123") == 123
+    assert parsed_size("800M") == 800 * 2**20
+    assert parsed_size("1.5GiB") == 3 * 2**29
+    assert parsed_size("64kb") == 64 * 2**10
+    assert parsed_size("123") == 123
 
 
 def test_a_reader_who_leaves_is_no_error(model: Path):

@@ -1,11 +1,20 @@
-"""Prints one digest of all that an engine gives on a model; run by a test for the code of other CPUs."""
+"""Prints digests of what an engine gives on models; run by a test for the code of other CPUs.
+
+python -m tests.runtime.engine.digest FOLDER... prints one of each model, and then one of 1000 tokens of the
+shipped model for each of several numbers of threads.
+"""
 
 import hashlib
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from runtime.engine import Engine
+from runtime.model_folder import DEMO
 from tests.runtime.engine.models import mixing_threshold, tokens_of
+
+THREADS = (1, 2, 3)
 
 
 def digest_of(path: Path) -> str:
@@ -24,5 +33,21 @@ def digest_of(path: Path) -> str:
     return found.hexdigest()
 
 
+def digest_of_thousand(num_threads: int) -> str:
+    """Of the logits along 1000 tokens of the shipped model: long slices, short ones, and token by token."""
+    found = hashlib.sha256()
+    with Engine.open(DEMO, num_threads=num_threads) as engine:
+        draws = np.random.default_rng(7)
+        ids = draws.integers(0, engine.config.vocab_size, 1000)
+        state, at = engine.new_state(), 0
+        for size in (*(1,) * 10, 64, 3, 500, 17, 300, 6, *(1,) * 100):
+            engine.prefill(state, ids[at : at + size])
+            at += size
+            found.update(engine.logits().tobytes())
+        assert at == len(ids)
+    return found.hexdigest()
+
+
 if __name__ == "__main__":
     print("\n".join(digest_of(Path(argument)) for argument in sys.argv[1:]))
+    print("\n".join(digest_of_thousand(count) for count in THREADS))

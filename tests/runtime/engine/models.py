@@ -44,6 +44,19 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
             }
         },
     },
+    "one zero in every four, widths that no tile divides": {
+        "hidden_size": 144,
+        "num_heads": 3,
+        "head_dim": 48,
+        "intermediate_size": 198,
+        "quantization": {"sherry_mode": {"enabled": True}},
+        "backbone": {"moe": {"enabled": True, "layers": [1], "moe_intermediate_size": 42}},
+    },
+    "corrections, output gates": {
+        "quantization": {"hgf_correction": {"enabled": True, "rank": 70}},
+        "gated_deltanet": {"use_output_gate": True},
+        "xlstm": {"use_output_gate": True},
+    },
     "small window, no slots, two bits": {
         "quantization": {"embedding_bits": 2},
         "titans": {"persistent_memory_slots": 0, "local_window_size": 7, "memory_chunk": 5},

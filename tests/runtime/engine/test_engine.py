@@ -12,6 +12,7 @@ from configs.errors import ContainerError, ModelError, NotEnoughMemory, UsageErr
 from configs.load import build_config, preset
 from quant.container import open_b158
 from quant.container_writer import B158Writer
+from runtime import engine as module
 from runtime.arena import aligned_zeros
 from runtime.building.states import check_runnable
 from runtime.building.steps import head_product
@@ -147,16 +148,34 @@ def test_a_folder_is_opened_by_its_path(micro: Path, tmp_path: Path) -> None:
         engine.step(engine.new_state(), 3)
 
 
-def test_memory_is_refused_before_it_is_taken(micro: Path) -> None:
-    with pytest.raises(NotEnoughMemory, match="limit is 1,000"):
-        Engine.open(micro, memory_limit_bytes=1000)
-    with Engine.open(micro, num_threads=1) as engine:
-        enough = engine.num_bytes + engine.state_bytes()
-        larger = engine.state_bytes(4)
+def test_memory_is_refused_before_it_is_taken(micro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotEnoughMemory, match="at least .* are needed.* for the program.*limit is 0 MiB"):
+        Engine.open(micro, num_threads=1, memory_limit_bytes=1000)
+    plenty = 2**40
+    with Engine.open(micro, num_threads=1, memory_limit_bytes=plenty) as engine:
+        need, least = engine.need(), engine.need(1)
+        assert need.files_bytes == micro.stat().st_size
+        assert need.buffer_bytes == engine.buffer_bytes > 0
+        assert engine.check_memory() == plenty - need.total_bytes
+        # Nothing but what the program takes in this process can differ from one opening to the next.
+        built = need.total_bytes - need.program_bytes
+        monkeypatch.setattr(module, "bytes_beside", lambda files: 1000)
+    enough = built + 1000
     with Engine.open(micro, num_threads=1, memory_limit_bytes=enough) as engine:
         assert engine.new_state().rounds == 2
-        with pytest.raises(NotEnoughMemory, match=f"{larger:,}"):
+        assert engine.check_memory(1) == 2 * (engine.state_bytes(2) - engine.state_bytes(1))
+        with pytest.raises(NotEnoughMemory, match=r"for buffers.* for the state and a copy of it"):
             engine.new_state(4)
+    before_buffers = least.files_bytes + least.states_bytes + 1000
+    with pytest.raises(NotEnoughMemory, match="for buffers"):
+        Engine.open(micro, num_threads=1, memory_limit_bytes=before_buffers)
+
+
+def test_code_that_was_loaded_counts_as_memory(micro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = iter([1000, 10**9])
+    monkeypatch.setattr(module, "bytes_beside", lambda files: next(taken))
+    with pytest.raises(NotEnoughMemory, match="954 MiB for the program"):
+        Engine.open(micro, num_threads=1, memory_limit_bytes=5 * 10**8)
 
 
 def test_a_damaged_file_is_found(micro: Path, tmp_path: Path) -> None:

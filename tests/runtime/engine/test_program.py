@@ -16,9 +16,8 @@ from quant.simd import load, put
 from runtime.program import (
     TOKENS,
     Count,
+    HeardRow,
     InState,
-    LastRow,
-    NumTargetsOf,
     PlaceOf,
     Program,
     ProgramBuilder,
@@ -37,10 +36,10 @@ def fill(arguments: int, first: int, last: int) -> None:
 
 @kernel
 def tell(arguments: int, first: int, last: int) -> None:
-    """Write the argument 0 wherever the list at the argument 1, of length argument 2, says."""
+    """Write the argument 0 wherever the first list at the argument 1 says."""
     for _ in range(first, last):
-        for i in range(argument(arguments, 2)):
-            put(i64, load(i64, argument(arguments, 1) + i * 8), argument(arguments, 0))
+        for i in range(load(i64, argument(arguments, 1))):
+            put(i64, load(i64, argument(arguments, 1) + 8 + i * 8), argument(arguments, 0))
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3])
@@ -82,8 +81,8 @@ def test_a_group_without_tokens_is_passed_over_until_it_has_some(pool: Pool) -> 
     wanted = cell(3)
     announce = Step(
         kernel=tell,
-        arguments={0: 2, 1: TargetsOf(inner), 2: NumTargetsOf(inner)},
-        num_places=3,
+        arguments={0: 2, 1: TargetsOf(inner)},
+        num_places=2,
         units=1,
     )
     builder = ProgramBuilder()
@@ -107,14 +106,15 @@ def test_states_rows_and_places_follow_the_call(pool: Pool) -> None:
     builder = ProgramBuilder()
     builder.together(
         tokens,
-        copying(InState(8), LastRow(rows.ctypes.data, rows.strides[0])),
+        copying(InState(8), HeardRow(rows.ctypes.data, rows.strides[0], 0)),
         copying(InState(0), PlaceOf(later, 1)),
     )
     builder.together(tokens, later)
     program = builder.build(tokens=tokens)
     for state, count in ((0, 1), (1, 3)):
-        program.set_state(states[state].ctypes.data)
+        program.set_states(states[state].ctypes.data)
         program.set_tokens(count)
+        program.set_heard(count - 1)
         pool.run(program.job)
         assert rows[count - 1, 0] == states[state, 1]
         assert seen[0] == states[state, 0]

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from quant import cpu
-from tests.runtime.engine.digest import digest_of
+from quant.layout_names import LAYOUTS
+from tests.runtime.engine.digest import THREADS, digest_of, digest_of_thousand
 from tests.runtime.engine.models import make_model
 
+THOUSAND = "89146dc2541a6d45ce95fcdb1f7412eacb1d89cecd6e7edd386e588dd9d930f0"
+"""What 1000 tokens of the shipped model give, on any CPU. A new model has a new one."""
 VARIANT = "dense loop, output gates, sigmoid input gate"
 
 
@@ -19,7 +22,8 @@ def others() -> list[str]:
     if cpu.target().architecture != "x86_64":
         return []
     machine = cpu.machine_features()
-    return [name for name in ("x86-64", "haswell") if (cpu.named_features(name) or frozenset()) <= machine]
+    names = ("x86-64", "x86-64-v2", "x86-64-v3")
+    return [name for name in names if (cpu.named_features(name) or frozenset()) <= machine]
 
 
 @pytest.fixture(scope="module")
@@ -35,4 +39,17 @@ def test_a_target_gives_the_bits_of_this_machine(models: tuple[Path, Path], targ
     environment |= {"NUMBA_CPU_NAME": target, "NUMBA_CPU_FEATURES": ""}
     command = [sys.executable, "-m", "tests.runtime.engine.digest", *map(str, models)]
     found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-    assert found.split() == [digest_of(path) for path in models]
+    assert found.split() == [*(digest_of(path) for path in models), *[THOUSAND] * len(THREADS)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_threads", THREADS)
+def test_this_machine_gives_the_bits_of_every_other(num_threads: int) -> None:
+    assert digest_of_thousand(num_threads) == THOUSAND
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_layout_of_the_weights_changes_a_bit(monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+    monkeypatch.setenv("CHIMERA_CPU", f"{cpu.allowed_forms()[0]}+{layout}")
+    assert digest_of_thousand(2) == THOUSAND
