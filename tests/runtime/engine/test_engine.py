@@ -149,7 +149,7 @@ def test_a_folder_is_opened_by_its_path(micro: Path, tmp_path: Path) -> None:
 
 
 def test_memory_is_refused_before_it_is_taken(micro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NotEnoughMemory, match="at least .* are needed.* for the program.*limit is 0 MiB"):
+    with pytest.raises(NotEnoughMemory, match=r"at least .* are needed.* for the program.*limit is 0 MiB"):
         Engine.open(micro, num_threads=1, memory_limit_bytes=1000)
     plenty = 2**40
     with Engine.open(micro, num_threads=1, memory_limit_bytes=plenty) as engine:
