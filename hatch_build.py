@@ -26,5 +26,7 @@ class KernelHook(BuildHookInterface):
         if options is None or not sys.platform.startswith("linux"):
             return  # the objects are for Linux, and are made there
         command = [sys.executable, "-m", "quant.ahead.make", *options]
-        subprocess.run(command, cwd=self.root, env={**os.environ, "PYTHONPATH": self.root}, check=True)
+        # What this build may import, pip has put on the path of this process.
+        path = os.pathsep.join([self.root, *filter(None, sys.path)])
+        subprocess.run(command, cwd=self.root, env={**os.environ, "PYTHONPATH": path}, check=True)
         build_data["artifacts"].append("/quant/ahead/objects/*.objects")

@@ -497,15 +497,11 @@ class Engine:
         """The full head for every token that is heard."""
         cells = self._workspace.array("heads", (1,), np.int64)
         heads = Count(cell=cells)
-        one = steps.head_product(self.head_rows, acts=self._hidden, y=self._all_logits, num_tokens=0)
-        product = Step(
-            kernel=one.kernel,
-            arguments={**one.arguments, steps.product.NUM_TOKENS: TOKENS},
-            num_places=one.num_places,
-            units=one.units,
-        )
         builder = ProgramBuilder()
-        builder.together(heads, product)
+        builder.together(
+            heads,
+            steps.head_product(self.head_rows, acts=self._hidden, y=self._all_logits, num_tokens=TOKENS),
+        )
         return builder.build(tokens=heads)
 
 

@@ -14,7 +14,7 @@ from runtime.building import steps
 from runtime.building.model import Outline, final_norm
 from runtime.building.plan import Plan
 from runtime.building.workspace import Rows, Workspace
-from runtime.program import TOKENS, Program, ProgramBuilder, Step
+from runtime.program import TOKENS, Program, ProgramBuilder
 from runtime.weigher import Weigher
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -48,13 +48,7 @@ class Scoring:
         acts = workspace.int8("head", plan.config.hidden_size)
         logits = workspace.rows("logits", plan.config.vocab_size)
         norm = final_norm(plan, self._outline.stream, acts=acts)
-        one = steps.head_product(self._outline.embedding, acts=acts, y=logits, num_tokens=0)
-        head = Step(
-            kernel=one.kernel,
-            arguments={**one.arguments, steps.product.NUM_TOKENS: TOKENS},
-            num_places=one.num_places,
-            units=one.units,
-        )
+        head = steps.head_product(self._outline.embedding, acts=acts, y=logits, num_tokens=TOKENS)
         builder = ProgramBuilder()
         builder.together(tokens, norm)
         builder.together(tokens, head)

@@ -22,7 +22,7 @@ from quant.packing import PackedRows, PackedTernary, num_pairs
 from quant.selfcheck import chosen
 from quant.sherry_packing import PackedSherry
 from runtime.building.workspace import Floats, Int8Rows, Rows
-from runtime.program import TOKENS, Step, Value
+from runtime.program import TOKENS, Step, Tokens, Value
 
 steering = KernelsOf("quant.kernels.steering.kernels")
 _MATMUL: dict[RowBits, str] = {8: "int8_matmul", 4: "int4_matmul", 2: "int2_matmul"}
@@ -84,8 +84,8 @@ def ternary(packed: Ternary, *, acts: Int8Rows, y: Rows) -> Step:
     )
 
 
-def head_product(packed: PackedRows, *, acts: Int8Rows, y: Rows, num_tokens: int) -> Step:
-    """The head's table times a fixed number of tokens."""
+def head_product(packed: PackedRows, *, acts: Int8Rows, y: Rows, num_tokens: int | Tokens) -> Step:
+    """The head's table times a fixed number of tokens, or those of the group."""
     table: Table = {**weights(packed), **quantized(acts), **results(y), product.NUM_TOKENS: num_tokens}
     return Step(
         kernel=kernel_of(_MATMUL[packed.bits]),
