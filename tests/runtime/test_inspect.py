@@ -161,7 +161,7 @@ def test_people_see_inert_keys_by_section(shown: Callable[..., str], write: Call
     text = shown(
         write(preset="demo", generation={"stream": False}, diagnostics={"telemetry": False, "metrics": []})
     )
-    assert text.endswith("\n  checked but inert for now: generation (1), diagnostics (2)\n")
+    assert text.endswith("\n  checked but inert for now: generation (1), diagnostics (1)\n")
 
 
 def lines_after(text: str, start: str) -> list[str]:
@@ -271,7 +271,7 @@ def test_a_closed_pipe_is_quiet():
     with subprocess.Popen(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True) as running:
         os.close(writer)
         assert running.communicate(timeout=120) == (None, "")
-    assert running.returncode == 1
+    assert running.returncode == 0
 
 
 @pytest.mark.parametrize(
