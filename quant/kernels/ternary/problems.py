@@ -35,14 +35,15 @@ def packing_problem(case: Case, rng: np.random.Generator) -> Problem:
 def random_ternary(case: Case, rng: np.random.Generator) -> TernaryWeights:
     """Scales go down to float16's subnormals, as real ones do."""
     codes = rng.integers(-1, 2, (case.rows, case.inputs), dtype=np.int8)
-    exponents = rng.uniform(-17, 2, (case.rows, num_groups(case.inputs, group_size=128)))
-    return TernaryWeights(codes=codes, scales=np.exp2(exponents).astype(np.float16), group_size=128)
+    shape = (case.rows, num_groups(case.inputs, group_size=128))
+    scales = np.ldexp(rng.uniform(1, 2, shape), rng.integers(-17, 1, shape)).astype(np.float16)
+    return TernaryWeights(codes=codes, scales=scales, group_size=128)
 
 
 def tokens(case: Case, rng: np.random.Generator) -> NDArray[np.float32]:
     """Tokens of very different sizes; in some runs of 64 inputs every code is the largest, of either sign."""
     tokens = rng.standard_normal((case.tokens, case.inputs), dtype=np.float32)
-    tokens *= np.exp2(rng.integers(-12, 12, (case.tokens, 1))).astype(np.float32)
+    tokens = np.ldexp(tokens, rng.integers(-12, 12, (case.tokens, 1)))
     extreme = np.repeat(rng.random(case.inputs // 64 + 1) < 0.25, 64)[: case.inputs]
     tokens[:, extreme] = np.copysign(np.float32(3.0), tokens[:, extreme])
     return tokens

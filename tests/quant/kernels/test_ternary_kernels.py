@@ -17,6 +17,7 @@ from quant.kernels.operation import Kernel, difference
 from quant.kernels.table import OPERATIONS
 from quant.packing import PackedTernary, pack_ternary
 from quant.ternary import TernaryWeights, num_groups, ternary_matmul
+from tests.quant.kernels.assembly import function_of
 
 FORMS = list(OPERATIONS["ternary_matmul"].forms.items())
 
@@ -121,7 +122,7 @@ def test_what_lies_beside_the_part_is_not_touched(form: Form, kernel: Kernel) ->
 
 @pytest.mark.parametrize(("form", "kernel"), FORMS)
 def test_nothing_is_fused_and_no_library_is_called(form: Form, kernel: Kernel) -> None:
-    text = jit.assembly(kernel)
+    text = jit.assembly(function_of(kernel))
     assert not re.findall(r"\bv?fn?m(?:add|sub|la|ls)\w*", text), form
     for function in ("__extendhfsf2", "__gnu_h2f_ieee", "rintf", "roundf", "fmaf"):
         assert function not in text, form
