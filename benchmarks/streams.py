@@ -25,7 +25,8 @@ import numpy as np
 
 from configs.schema.quantization import EmbeddingBits
 from configs.text.tokenizer import Tokenizer
-from runtime.engine import Engine, Part
+from runtime.binding import Part
+from runtime.engine import Engine
 from runtime.head import Speaker
 from runtime.measuring.benching import weights_of
 from runtime.model_folder import DEMO, open_model

@@ -23,7 +23,6 @@ Notable choices:
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -36,6 +35,7 @@ from configs.schema.model import ModelConfig
 from quant.packing import PackedRows
 from quant.pool import Pool
 from runtime.arena import POSITION_OFFSET
+from runtime.binding import Binding, Ids, Integers, Part
 from runtime.building import steps
 from runtime.building.experts import counted_name
 from runtime.building.laying import lay_out
@@ -55,28 +55,9 @@ from runtime.verified import check_whole
 from runtime.worker import run_records
 
 Floats: TypeAlias = NDArray[np.float32]
-Integers: TypeAlias = NDArray[np.int64]
-Ids: TypeAlias = Sequence[int] | Integers
 
 SLICE_TOKENS = 64
 """Tokens of a prompt that go through the layers together. An interrupt comes between two slices."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Part:
-    """What one of several streams reads in a step."""
-
-    state: State
-    ids: Ids
-    rounds: int | None = None
-    exit_threshold: float = 0.0
-    is_heard: bool = True
-    """Whether the scores after its last token are asked for."""
-
-
-_Binding: TypeAlias = tuple[tuple[int, int, str, int, int, float, bool] | None, ...]
-UNBOUND: _Binding = ()
-"""What the program is turned to before it is turned to anything."""
 
 
 class Engine:
@@ -140,6 +121,14 @@ class Engine:
         self._program = builder.build(tokens=outline.tokens, heard=heard)
         self._scoring = Scoring(plan, outline)
         self._ids, self._controls = outline.ids, controls(plan)
+        self._binding = Binding(
+            self._program,
+            config=model.config,
+            layout=self.layout,
+            controls=self._controls,
+            digest=self.digest,
+            num_streams=num_streams,
+        )
         self._one = Count(cell=np.ones(1, dtype=np.int64))
         self._full_head = steps.head_product(
             self.head_rows, acts=self.hidden, y=self._all_logits, num_tokens=1
@@ -147,8 +136,6 @@ class Engine:
         self._head_program = Program([(self._one, (self._full_head,))], tokens=self._one)
         self._heads_program = self._program_of_heads()
         self.set_head(None)
-        self._bound = UNBOUND
-        self._last_tokens = 0
         self._heard: list[weakref.ref[State]] = []
         self._pool = Pool(run_records, num_threads=num_threads)
         self._program_bytes = self._beside_files()
@@ -253,7 +240,8 @@ class Engine:
         """
         if not 0 <= token < self.config.vocab_size:
             self._refuse_ids(token, token)
-        self._bind_one(state, 1, rounds, exit_threshold)
+        self._heard = [weakref.ref(state)]
+        self._binding.turn_to_one(state, 1, rounds, exit_threshold)
         self._ids[0] = token
         self._logits_are_due = not self._has_full_head
         self._pool.run(self._program.job_with_tail)
@@ -288,7 +276,7 @@ class Engine:
         read = self._ids[:total]
         if not 0 <= int(read.min()) <= int(read.max()) < self.config.vocab_size:
             self._refuse_ids(int(read.min()), int(read.max()))
-        self._bind(parts)
+        self._binding.turn_to(parts)
         heard = [part.state for part in parts if part is not None and part.is_heard]
         self._heard = [weakref.ref(state) for state in heard]
         self._logits_are_due = True
@@ -320,7 +308,7 @@ class Engine:
 
     def recall(self, state: State, outlook: bytes) -> None:
         """Give the head what it had of a state's last token, as if that had been read just now."""
-        self._check_state(state, state.rounds)
+        self._binding.check_state(state, state.rounds)
         if len(outlook) != self.outlook_bytes:
             raise UsageError(f"an outlook of {len(outlook)} bytes; this model's have {self.outlook_bytes}")
         self._heard = [weakref.ref(state)]
@@ -380,92 +368,15 @@ class Engine:
 
     def rounds_taken(self, num_tokens: int = 1) -> Integers:
         """Rounds that the last tokens took, of one slice at most."""
-        last = self._last_tokens
+        last = self._binding.num_tokens
         return self._controls.taken_T[max(0, last - num_tokens) : last].copy()
 
     def _run_slice(self, state: State, ids_T: Integers, rounds: int | None, threshold: float) -> None:
-        self._bind_one(state, len(ids_T), rounds, threshold)
+        self._heard = [weakref.ref(state)]
+        self._binding.turn_to_one(state, len(ids_T), rounds, threshold)
         self._ids[: len(ids_T)] = ids_T
         self._logits_are_due = True
         self._pool.run(self._program.job)
-
-    def _bind_one(self, state: State, num_tokens: int, rounds: int | None, threshold: float) -> None:
-        """Turn the program to a stream and a number of tokens; mostly they are those of the call before."""
-        rounds = state.rounds if rounds is None else rounds
-        self._heard = [weakref.ref(state)]
-        wanted = ((state.address, state.rounds, state.digest, num_tokens, rounds, threshold, True),)
-        if wanted != self._bound:
-            self._check_part(state, rounds, threshold)
-            self._turn(wanted)
-
-    def _bind(self, parts: Sequence[Part | None]) -> None:
-        """The same for several."""
-        wanted: _Binding = tuple(
-            None
-            if part is None
-            else (
-                part.state.address,
-                part.state.rounds,
-                part.state.digest,
-                len(part.ids),
-                part.state.rounds if part.rounds is None else part.rounds,
-                part.exit_threshold,
-                part.is_heard,
-            )
-            for part in parts
-        )
-        if wanted == self._bound:
-            return
-        if len(parts) > self.num_streams:
-            raise UsageError(f"{len(parts)} places; this engine has {self.num_streams}, as it was opened")
-        present = [part for part in parts if part is not None]
-        if len({part.state.address for part in present}) < len(present):
-            raise UsageError("a stream is in two places of one step; it can take one step at a time")
-        for part in present:
-            rounds = part.state.rounds if part.rounds is None else part.rounds
-            self._check_part(part.state, rounds, part.exit_threshold)
-        self._turn(wanted)
-
-    def _turn(self, wanted: _Binding) -> None:
-        self._bound = UNBOUND  # an interrupt may come before all is set
-        held, controls, row = list[int](), self._controls, 0
-        for stream, entry in enumerate(wanted):
-            if entry is not None:
-                _, _, _, count, rounds, threshold, is_heard = entry
-                tokens = slice(row, row + count)
-                controls.rounds_T[tokens] = rounds
-                controls.thresholds_T[tokens] = steps.bits_of(threshold)
-                controls.owners_T[tokens] = stream
-                row += count
-                held += [row - 1] if is_heard else []
-        self._program.set_states(*(0 if entry is None else entry[0] for entry in wanted))
-        self._program.set_tokens(*(0 if entry is None else entry[3] for entry in wanted))
-        self._program.set_heard(*held)
-        self._last_tokens = row
-        self._bound = wanted
-
-    def _check_part(self, state: State, rounds: int, threshold: float) -> None:
-        self._check_state(state, rounds)
-        if not 0 <= threshold <= 1:
-            raise UsageError(f"exit threshold {threshold}; allowed are 0, which is never, to 1")
-
-    def _check_state(self, state: State, rounds: int) -> None:
-        """Refuse a state that is not of this model, or has no room for so many rounds."""
-        if state.digest != self.digest:
-            raise UsageError(
-                f"the state is of the model {state.digest[:16]}…, this one is {self.digest[:16]}…",
-                hint="A state is good for the model that made it.",
-            )
-        if not 1 <= rounds <= state.rounds:
-            raise UsageError(
-                f"{rounds} rounds, but this state takes 1 to {state.rounds}",
-                hint=f"Ask new_state for more; the model takes 1 to {self.config.rounds_most}.",
-            )
-        if state.rounds > self.layout.rounds or state.num_bytes != self.layout.num_bytes(state.rounds):
-            raise UsageError(
-                f"a state of {state.rounds} rounds and {state.num_bytes} bytes is not this model's",
-                hint="A state's memory is copied whole or not at all.",
-            )
 
     def _checked_rounds(self, rounds: int | None) -> int:
         rounds = self.config.rounds_default if rounds is None else rounds

@@ -12,7 +12,7 @@ so that the gradient has full rank, and weights of one sign and size can part. Î
 Q(W). Sherry (2026), section 4.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +72,7 @@ def use_sherry(module: nn.Module) -> None:
         size = cast(GroupSize, child.group_size)
         if isinstance(size, int) and size % FOUR:
             raise UsageError(f"groups of {size} inputs cut four weights; Sherry needs a multiple of {FOUR}")
-        setattr(child, "weight_form", "sherry")  # noqa: B010 - a module's attributes are typed as tensors
+        cast(Any, child).weight_form = "sherry"
 
 
 def set_arenas(module: nn.Module, weight: float | None) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from configs.schema.serving import Thresholds
-from runtime.engine import Integers
+from runtime.binding import Integers
 
 CHANCE_DEVIATIONS = 3
 """So many deviations of a count above its mean say nothing of a router."""

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runtime.engine import Engine, Ids
+from runtime.binding import Ids
+from runtime.engine import Engine
 from runtime.head import Speaker
 from runtime.sampler import Sampler
 from runtime.sampling import SamplingSettings

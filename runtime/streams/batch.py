@@ -80,14 +80,15 @@ def answer_all(
         while not is_cancelled():
             while len(pending) < most and (line := next(lines, None)) is not None:
                 pending.append(_asked(scheduler, line, defaults, source=f"{prompts}:{line.number}"))
+            if not pending:
+                break
+            if not _is_done(pending[0]):
+                scheduler.step()
             while pending and _is_done(pending[0]):
                 first = pending.pop(0)
                 _write(out, first, run=run, tally=tally)
                 if progress is not None:
                     progress(first.line.end, total)
-            if not pending:
-                break
-            scheduler.step()
         for left in pending:
             if left.ticket is not None:
                 left.ticket.cancel()

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from configs.text.tokenizer import Tokenizer
-from runtime.engine import Floats, Integers, Part
+from runtime.binding import Integers, Part
+from runtime.engine import Floats
 from runtime.sampler import Sampler
 from runtime.state import State
 from runtime.stream import Runner, Stream

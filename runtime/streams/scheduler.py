@@ -25,7 +25,8 @@ from configs.errors import UsageError
 from configs.schema.model import ModelConfig
 from configs.text.tokenizer import Tokenizer
 from runtime.answer import Finish
-from runtime.engine import Engine, Floats, Part
+from runtime.binding import Part
+from runtime.engine import Engine, Floats
 from runtime.sampler import Sampler
 from runtime.sampling import SamplingSettings
 from runtime.state import State

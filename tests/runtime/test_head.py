@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from configs.load import preset
-from quant import fast
 from quant.activations import QuantizedActivations, quantize_activations
 from quant.embedding import RowWeights, quantize_rows
 from quant.packing import pack_rows
@@ -28,6 +27,7 @@ from runtime.ranking import best_places
 from runtime.sampler import Sampler
 from runtime.sampling import FORBIDDEN, SamplingSettings
 from runtime.stream import Stream
+from tests.quant.kernels import fast
 
 Floats = NDArray[np.float32]
 

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import UsageError
-from quant import fast
 from quant.activations import QuantizedActivations, quantize_activations
 from quant.cpu import Form
 from quant.embedding import MAX_CODES, RowBits, RowWeights, lookup_rows, rows_matmul
@@ -14,6 +13,7 @@ from quant.kernels.calls import lookup_call, rows_call, selected_rows_call
 from quant.kernels.operation import Kernel, difference
 from quant.kernels.table import OPERATIONS
 from quant.packing import PackedRows, pack_rows
+from tests.quant.kernels import fast
 
 BITS: tuple[RowBits, ...] = (8, 4, 2)
 KERNELS: list[tuple[RowBits, Form, Kernel]] = [

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quant import fast, jit
+from quant import jit
 from quant.activations import QuantizedActivations, quantize_activations
 from quant.cpu import Form
 from quant.kernels.calls import ternary_call
@@ -17,6 +17,7 @@ from quant.kernels.operation import Kernel, difference
 from quant.kernels.table import OPERATIONS
 from quant.packing import PackedTernary, pack_ternary
 from quant.ternary import TernaryWeights, num_groups, ternary_matmul
+from tests.quant.kernels import fast
 from tests.quant.kernels.assembly import function_of
 
 FORMS = list(OPERATIONS["ternary_matmul"].forms.items())

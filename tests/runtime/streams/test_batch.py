@@ -9,7 +9,7 @@ import pytest
 from configs.errors import DataError, UsageError
 from runtime.cli import main as command
 from runtime.engine import Engine
-from runtime.streams.batch import answer_all, lines_of
+from runtime.streams.batch import AHEAD, answer_all, lines_of
 from runtime.streams.jobs import Defaults, parsed_job
 from runtime.streams.scheduler import Scheduler
 from tests.runtime.cli.talking import make_model
@@ -73,6 +73,18 @@ def test_each_answer_is_that_of_a_run_of_its_own(chimera: Run, tmp_path: Path) -
     ):
         single = json.loads(chimera("run", *words, "--json")[1])
         assert (found[number]["text"], found[number]["finish"]) == (single["text"], single["finish"])
+
+
+@pytest.mark.parametrize("first", [{"text": "Once", "max_tokens": 60}, {"promt": "no prompt"}])
+def test_lines_behind_those_that_end_together_are_answered_too(
+    chimera: Run, tmp_path: Path, first: dict[str, object]
+) -> None:
+    """A slow line holds back whatever is prepared; when it ends, nothing that was prepared is left to do."""
+    jobs = [first, *({"text": "Once", "max_tokens": 1} for _ in range(10 * AHEAD))]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(job) + "\n" for job in jobs))
+    chimera("batch", "p.jsonl", "--streams", "2")
+    found = answers(tmp_path / "p.answers.jsonl")
+    assert [answer["line"] for answer in found] == list(range(1, len(jobs) + 1))
 
 
 def test_a_run_that_was_broken_off_goes_on(chimera: Run, tmp_path: Path) -> None:

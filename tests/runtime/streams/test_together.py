@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import UsageError
-from runtime.engine import Engine, Part
+from runtime.binding import Part
+from runtime.engine import Engine
 from runtime.state import State
 from tests.runtime.engine.models import (
     VARIANTS,
