@@ -3,13 +3,13 @@
 `inspect` puts each of these beside the computed truth.
 """
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from configs.schema.keys import NAME, QUANTITY, Key
+from configs.schema.section import section
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class StatedParams:
     """Parameters and bytes as the file states them."""
 
@@ -29,7 +29,7 @@ class StatedParams:
     total_mb: Annotated[float | None, Key("Memory of everything", "works", unit="MB", low=0.0)] = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class MemoryBudget:
     """A budget by parts: names, their values, and sums."""
 
@@ -45,7 +45,7 @@ class MemoryBudget:
     max_with_growth: Annotated[float | None, Key("Sum with growth", "works", unit="MB", low=0.0)] = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class ContextTier:
     """One store of the past."""
 

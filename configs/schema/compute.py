@@ -1,14 +1,15 @@
 """Section `P3_ternary_compute`: switches of training and packing, between paragraphs of prose."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, ClassVar
 
 from configs.schema.keys import Form, Key
+from configs.schema.section import section
 
 STATUS = Form(r"(IMPLEMENTED|PLANNED|OFF)\b.*", "IMPLEMENTED, PLANNED or OFF, then any remark")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Switch:
     """One technique that nothing takes up yet. It is on when its status begins with IMPLEMENTED."""
 
@@ -26,7 +27,7 @@ class Switch:
         return self.status.startswith("IMPLEMENTED")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class WorkingSwitch(Switch):
     """One technique that `chimera train` takes up. It is on when its status begins with IMPLEMENTED."""
 
@@ -35,7 +36,7 @@ class WorkingSwitch(Switch):
     ] = "OFF"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Optimizations:
     """Techniques of training and packing."""
 
@@ -83,7 +84,7 @@ class Optimizations:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class TernaryCompute:
     """Switches between paragraphs of prose."""
 

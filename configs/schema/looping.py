@@ -1,15 +1,15 @@
 """Section `looping`: which layers run several times, and how often."""
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from configs.schema.keys import Key
+from configs.schema.section import section
 
 LayerRange = tuple[int, int]
 Injection = Literal["diagonal", "dense"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Looping:
     """Layers that run several times, held stable by a diagonal decay."""
 

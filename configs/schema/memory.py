@@ -1,15 +1,16 @@
 """Sections `semantic_memory`, `self_evolution` and `braid_state`: what a stream remembers and learns."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
 from configs.schema.keys import FILE_NAME, Form, Key
+from configs.schema.section import section
 
 WORDS = Form(r"uint64_x[1-9][0-9]{0,5}", "64-bit words and their number, as in uint64_x128")
 VectorType = Literal["float32", "bfloat16", "float16", "int8"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class SemanticMemory:
     """A store of bit vectors found by likeness."""
 
@@ -36,7 +37,7 @@ class SemanticMemory:
     pool_size_fixed: Annotated[bool, Key("Never grow beyond the capacity", "planned")] = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class TestTimeTraining:
     """A matrix that keeps learning while it is used."""
 
@@ -59,7 +60,7 @@ class TestTimeTraining:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class MemoryGrowth:
     """When the semantic memory is written, and what goes."""
 
@@ -80,7 +81,7 @@ class MemoryGrowth:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Tier1:
     """Learning within a session."""
 
@@ -92,7 +93,7 @@ class Tier1:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class MetaGuidelines:
     """Advice to itself, kept while it helps."""
 
@@ -104,7 +105,7 @@ class MetaGuidelines:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class EpisodicCases:
     """Past cases, found again by their worth."""
 
@@ -119,7 +120,7 @@ class EpisodicCases:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class SelfFeedback:
     """A second look at an unsure answer."""
 
@@ -130,7 +131,7 @@ class SelfFeedback:
     max_refinement_rounds: Annotated[int, Key("Most revisions", "planned", unit="rounds", low=0, high=16)] = 1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Tier2:
     """Learning from outcomes."""
 
@@ -141,7 +142,7 @@ class Tier2:
     self_feedback: Annotated[SelfFeedback, Key("Revision", "planned")] = field(default_factory=SelfFeedback)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class SpanBankExpansion:
     """New spans from the text just written."""
 
@@ -159,7 +160,7 @@ class SpanBankExpansion:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class DepthLearning:
     """Learning how many rounds a token needs."""
 
@@ -174,7 +175,7 @@ class DepthLearning:
     persistent: Annotated[bool, Key("Kept from session to session", "planned")] = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Tier3:
     """Learning over sessions."""
 
@@ -186,7 +187,7 @@ class Tier3:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class GrowthCaps:
     """How far each store may grow."""
 
@@ -196,7 +197,7 @@ class GrowthCaps:
     guidelines: Annotated[int, Key("Guidelines", "works", unit="MiB", low=0)] = 2
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class EvolutionSafety:
     """Bounds of self-evolution."""
 
@@ -215,7 +216,7 @@ class EvolutionSafety:
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class SelfEvolution:
     """Seven ways in which a running model learns."""
 
@@ -226,7 +227,7 @@ class SelfEvolution:
     safety: Annotated[EvolutionSafety, Key("Bounds", "planned")] = field(default_factory=EvolutionSafety)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class EntityTable:
     """Who and what the text speaks of."""
 
@@ -235,7 +236,7 @@ class EntityTable:
     binding: Annotated[Literal["xor_role_filler"], Key("How roles are bound", "carried")] = "xor_role_filler"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class GrammarStack:
     """Open brackets and blocks."""
 
@@ -243,7 +244,7 @@ class GrammarStack:
     width_bits: Annotated[int, Key("Bits of a frame", "planned", unit="bits", low=8)] = 128
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class BraidState:
     """All that a stream carries from token to token."""
 

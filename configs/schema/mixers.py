@@ -1,16 +1,16 @@
 """Sections `gated_deltanet`, `efla`, `xlstm`, `titans` and `attention`: the layers that mix tokens."""
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from configs.schema.keys import NAMES, Key
+from configs.schema.section import section
 
 FormulaText = str
 WindowBits = Literal[8, 32]
 CONV_HIGH = 16
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class GatedDeltaNet:
     """The delta rule with a decay gate."""
 
@@ -43,7 +43,7 @@ class GatedDeltaNet:
     use_output_gate: Annotated[bool, Key("Gate the output by a fifth projection", "works")] = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Efla:
     """The delta rule's exact flow."""
 
@@ -51,7 +51,7 @@ class Efla:
     target_layers: Annotated[str, Key("Aliases of the layers that use it", "works", form=NAMES)] = "SK"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Xlstm:
     """The matrix LSTM."""
 
@@ -83,7 +83,7 @@ class Xlstm:
     use_output_gate: Annotated[bool, Key("Gate the output by a fifth projection", "works")] = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Titans:
     """Memory as context: a small network that learns while it reads, beside a window of attention."""
 
@@ -138,7 +138,7 @@ class Titans:
     rope_theta: Annotated[float, Key("Base of the rotation inside the window", "works", low=1.0)] = 10_000.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Attention:
     """The attention layers `gqa`, `swa` and `mla` of the transformer systems."""
 

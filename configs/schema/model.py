@@ -8,7 +8,7 @@ Notable choices:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, ClassVar, Literal
 
 from configs.schema.backbone import Backbone
@@ -20,6 +20,7 @@ from configs.schema.memory import BraidState, SelfEvolution, SemanticMemory
 from configs.schema.mixers import Attention, Efla, GatedDeltaNet, Titans, Xlstm
 from configs.schema.multimodal import ByteLevel, Multimodal
 from configs.schema.quantization import Quantization
+from configs.schema.section import section
 from configs.schema.serving import Deployment, Diagnostics, Files, Generation, Mode, Safety
 from configs.schema.spans import DebtLedger, EntropyValve, Grammar, SpanInference, SpanKnot
 from configs.schema.training import Chronos, Training
@@ -30,7 +31,7 @@ VERSION = Form(r"[0-9]{1,4}(\.[0-9]{1,4}){1,2}", "two or three numbers with dots
 TorchDtype = Literal["bfloat16", "float32", "float16"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class ModelConfig:
     """What a model is."""
 

@@ -1,14 +1,15 @@
 """Sections `multimodal` and `byte_level`: other ways in."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
 from configs.schema.keys import QUANTITY, Key
+from configs.schema.section import section
 
 Modality = Literal["text", "image", "audio"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class VisionEncoder:
     """Pictures to vectors."""
 
@@ -22,7 +23,7 @@ class VisionEncoder:
     quant: Annotated[Literal["ternary", "none"], Key("Kind of weights", "planned")] = "ternary"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class AudioEncoder:
     """Sound to vectors."""
 
@@ -37,7 +38,7 @@ class AudioEncoder:
     quant: Annotated[Literal["ternary", "none"], Key("Kind of weights", "planned")] = "ternary"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Multimodal:
     """Pictures and sound beside text."""
 
@@ -47,7 +48,7 @@ class Multimodal:
     audio: Annotated[AudioEncoder, Key("Sound", "planned")] = field(default_factory=AudioEncoder)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class ByteLevel:
     """Bytes instead of tokens."""
 

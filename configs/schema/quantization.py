@@ -1,16 +1,17 @@
 """Section `quantization`: how weights and activations become integers."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
 from configs.schema.keys import Key
+from configs.schema.section import section
 
 WeightScale = Literal["absmean_per_group", "absmean_per_row", "absmean_per_tensor"]
 ActivationMethod = Literal["absmax_per_block", "absmax_per_token"]
 EmbeddingBits = Literal[8, 4, 2]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Sherry:
     """Three of every four weights kept: 1.25 bits a weight."""
 
@@ -20,7 +21,7 @@ class Sherry:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class HybridGatedFlow:
     """A gated low-rank correction beside each ternary linear but those of routed experts."""
 
@@ -28,7 +29,7 @@ class HybridGatedFlow:
     rank: Annotated[int, Key("Rank of the correction", "works", low=1, high=1024)] = 24
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Quantization:
     """How weights and activations become integers."""
 

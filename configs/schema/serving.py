@@ -1,14 +1,15 @@
 """Sections `modes`, `generation`, `deployment`, `diagnostics`, `safety` and `files`: how a model is used."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
 from configs.schema.keys import FILE_NAME, Key
+from configs.schema.section import section
 
 Platform = Literal["x86_64_avx2", "aarch64_neon", "wasm_simd128", "apple_silicon_amx"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Mode:
     """How fast and how carefully to answer."""
 
@@ -22,7 +23,7 @@ class Mode:
     audit: Annotated[float, Key("Share of spans checked in full", "planned", low=0.0, high=1.0)] = 1.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Generation:
     """How the next token is drawn unless told otherwise."""
 
@@ -38,7 +39,7 @@ class Generation:
     stream: Annotated[bool, Key("Show tokens as they come", "planned")] = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Deployment:
     """How many streams share one set of weights, and what is promised of it."""
 
@@ -69,7 +70,7 @@ class Deployment:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Thresholds:
     """Values at which a diagnostic raises an alarm."""
 
@@ -82,7 +83,7 @@ class Thresholds:
     max_moe_imbalance: Annotated[float, Key("Most load of an expert above the mean", "works", low=0.0)] = 0.15
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Diagnostics:
     """What a running model reports."""
 
@@ -96,7 +97,7 @@ class Diagnostics:
     thresholds: Annotated[Thresholds, Key("Alarms", "works")] = field(default_factory=Thresholds)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Safety:
     """Guards of form, memory and facts."""
 
@@ -109,7 +110,7 @@ class Safety:
     state_uncertainty_when_unsure: Annotated[bool, Key("Say so when unsure", "planned")] = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Files:
     """Names of a model's files, beside its config.json."""
 

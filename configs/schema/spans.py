@@ -1,10 +1,11 @@
 """Sections `span_inference`, `tsp_knot`, `grammar`, `debt_ledger`, `entropy_valve`: spans of tokens."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
 from configs.schema.keys import Key
+from configs.schema.section import section
 
 GrammarMode = Literal[
     "plain_text", "dialogue", "markdown", "json", "python", "javascript", "sql", "math_latex", "shell"
@@ -14,7 +15,7 @@ GRAMMAR_MODES: tuple[GrammarMode, ...] = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class TreeVerify:
     """Several continuations checked in one pass."""
 
@@ -29,7 +30,7 @@ class TreeVerify:
     hardware_aware: Annotated[bool, Key("Choose the tree by this machine's timing", "planned")] = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class SpanInference:
     """A bank of spans, proposed and verified."""
 
@@ -81,7 +82,7 @@ class SpanInference:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class SpanKnot:
     """The energy that a span knot lowers."""
 
@@ -102,7 +103,7 @@ class SpanKnot:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Grammar:
     """Automata that keep the text well formed."""
 
@@ -118,7 +119,7 @@ class Grammar:
     jit_compilation: Annotated[bool, Key("Build automata when first used", "planned")] = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class DebtLedger:
     """Things begun that the text still owes."""
 
@@ -130,7 +131,7 @@ class DebtLedger:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class DepthRouter:
     """A small network that foresees how many rounds a token needs."""
 
@@ -142,7 +143,7 @@ class DepthRouter:
     ] = 0.97
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class ValveLevel:
     """What is spent at one level of uncertainty."""
 
@@ -153,7 +154,7 @@ class ValveLevel:
     audit: Annotated[float, Key("Share of spans checked in full", "planned", low=0.0, high=1.0)] = 1.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class EntropyValve:
     """Compute spent where the model is unsure."""
 

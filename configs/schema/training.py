@@ -1,16 +1,17 @@
 """Sections `training` and `chronos`: how a model learns."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
 from configs.schema.keys import QUANTITY, Key
+from configs.schema.section import section
 
 PhaseName = Literal["pretrain", "ctx_extend", "sft", "dpo", "orpo", "grpo", "distill"]
 Schedule = Literal["cosine_warmup", "two_stage"]
 ContextStage = tuple[int, Literal["main"]] | tuple[int, int, float]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Phase:
     """One stage of learning. A phase names the keys that it needs."""
 
@@ -40,7 +41,7 @@ class Phase:
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class DistillationInit:
     """Starting from a teacher instead of from noise."""
 
@@ -50,7 +51,7 @@ class DistillationInit:
     tokens: Annotated[str, Key("Tokens to learn from it", "planned", unit="tokens", form=QUANTITY)] = "1B"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Training:
     """The stages of learning, in order."""
 
@@ -60,7 +61,7 @@ class Training:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Chronos:
     """Weights of the losses that keep experts balanced, local and foreseeable."""
 
