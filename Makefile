@@ -32,7 +32,7 @@ run: $(BASE)/.ready
 
 test: $(DEV)/.ready
 	$(call fresh_kernels,$(DEV))
-	$(DEV)/bin/python -m pytest $(ARGS)
+	$(DEV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 # An ARM machine of two kinds, emulated; its kernels are compiled here, ahead of time.
 test-arm: $(DEV)/.ready

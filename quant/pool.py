@@ -178,8 +178,8 @@ def check_threads(num_threads: int) -> None:
     """Refuse a number of threads that no pool can have."""
     if not 1 <= num_threads <= MAX_THREADS:
         raise UsageError(
-            f"a pool has 1 … {MAX_THREADS} threads, got {num_threads}",
-            hint=f"Leave it out, and there will be {default_threads().count}.",
+            f"{num_threads} threads; 1 to {MAX_THREADS} are allowed",
+            hint=f"Leave the number out, and there will be {default_threads().count}.",
         )
 
 

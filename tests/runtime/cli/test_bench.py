@@ -105,7 +105,7 @@ def test_without_matplotlib_the_extra_is_named_before_anything_is_measured(micro
         (["-n", "4,,5"], 2, "--n-gen '4,,5'; expected whole numbers"),
         (["-n", "-4"], 2, "--n-gen '-4'; expected whole numbers"),
         (["-r", "0"], 2, "0 repetitions; at least 1 is needed"),
-        (["-t", "0"], 2, "a pool has 1 … "),
+        (["-t", "0"], 2, "1 to 256 are allowed"),
         (["--loops", "77"], 2, "77 rounds of the loop; this model takes"),
         (["--exit-threshold", "1.5"], 2, "an exit threshold of 1.5; allowed are 0 to 1"),
         (["--exit-threshold", "nan"], 2, "an exit threshold of nan"),

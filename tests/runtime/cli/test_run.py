@@ -141,8 +141,8 @@ REFUSED = [
     (["--memory-limit", "9" * 400, "Hi"], 2, "expected a number and perhaps K"),
     (["--memory-limit", "9" * 24 + "G", "Hi"], 2, "no machine has so much memory"),
     (["--memory-limit", "1..5G", "Hi"], 2, "the size '1..5G'"),
-    (["-t", "0", "Hi"], 2, "a pool has 1"),
-    (["-t", "257", "Hi"], 2, "a pool has 1"),
+    (["-t", "0", "Hi"], 2, "1 to 256 are allowed"),
+    (["-t", "257", "Hi"], 2, "1 to 256 are allowed"),
     (["-m", "", "Hi"], 2, "the path after --model is empty"),
     (["-m", "x" * 5000, "Hi"], 3, "cannot be read: File name too long"),
     (["-m", "a\x1b[31mb", "Hi"], 3, "there is no file a\\x1b[31mb"),
@@ -250,7 +250,7 @@ def test_what_is_said_wrong_is_told_before_anything_is_read(
     stdin = SimpleNamespace(buffer=SimpleNamespace(read=read), isatty=lambda: False)
     monkeypatch.setattr(sys, "stdin", stdin)
     for wrong, message in (
-        (["-t", "0"], "a pool has 1"),
+        (["-t", "0"], "1 to 256 are allowed"),
         (["--temp", "-1"], "temperature -1.0"),
         (["-n", "0"], "an answer of 0 tokens"),
         (["--loops", "0"], "0 rounds of the loop"),
