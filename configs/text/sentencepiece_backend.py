@@ -51,7 +51,11 @@ def load_sentencepiece(data: bytes, *, source: str) -> Tokenizer:
         file = read_sentencepiece_file(data)
     except ValueError as error:
         raise TokenizerError(f"{source}: damaged SentencePiece model: {error}", hint=HINT_DAMAGED) from None
-    specials = {piece.text: token for token, piece in enumerate(file.pieces) if _is_special(piece)}
+    specials = {
+        piece.text: token
+        for token, piece in enumerate(file.pieces)
+        if piece.kind is not PieceKind.NORMAL and _is_special(piece)
+    }
     byte_ids = _byte_ids(file, source=source)
     processor = _processor(_hide_user_defined(data, file), source=source)
     size = processor.get_piece_size()
@@ -66,7 +70,12 @@ def load_sentencepiece(data: bytes, *, source: str) -> Tokenizer:
         kind="sentencepiece",
         source=source,
         digest=hashlib.sha256(data).hexdigest(),
-        token_bytes=tuple(_bytes_of(piece, has_bytes=bool(byte_ids)) for piece in file.pieces),
+        token_bytes=tuple(
+            piece.text.replace(SPACE_MARK, " ").encode("utf-8")
+            if piece.kind is PieceKind.NORMAL
+            else _bytes_of(piece, has_bytes=bool(byte_ids))
+            for piece in file.pieces
+        ),
         specials=MappingProxyType(specials),
         bos=_id(processor.bos_id()),
         eos=_id(processor.eos_id()),
@@ -121,8 +130,7 @@ def _processor(data: bytes, *, source: str) -> _Processor:
 
 
 def _bytes_of(piece: FilePiece, *, has_bytes: bool) -> bytes | None:
-    if piece.kind is PieceKind.NORMAL:
-        return piece.text.replace(SPACE_MARK, " ").encode("utf-8")
+    """What a piece that is no normal one stands for; None is nothing that a text can hold."""
     if piece.kind == PieceKind.UNUSED:
         return None
     if piece.kind == PieceKind.UNKNOWN:
@@ -158,9 +166,8 @@ def _exact_encoder(
     """Encode line by line, long lines in segments, with U+2581 as bytes."""
     mark_ids = [byte_ids[byte] for byte in SPACE_MARK.encode()]
     texts = [piece.text for piece in file.pieces if piece.kind in IN_TEXT]
-    crosses_space = re.compile(f"[^{SPACE_MARK}]{SPACE_MARK}")
     cut_at_newline = not any("\n" in text for text in texts)
-    cut_at_space = not any(crosses_space.search(text) for text in texts)
+    cut_at_space = not any(SPACE_MARK in text.lstrip(SPACE_MARK) for text in texts)
 
     def parts_of(line: str) -> Iterator[list[int]]:
         if len(line) <= SEGMENT_CHARACTERS and SPACE_MARK not in line:

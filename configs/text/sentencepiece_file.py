@@ -8,17 +8,16 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from math import inf
 from typing import NamedTuple
 
+TRAINER_FIELD, KIND_OF_MODEL_FIELD, UNIGRAM = 2, 3, 1
 NORMALIZER_FIELD = 3
 DENORMALIZER_FIELD = 5
 MAX_PIECES = 500_000
 MAX_REPLACEMENT_BYTES = 256
 """The longest text that a normaliser's rule may put in the place of a character."""
-TAG_TEXT, TAG_SCORE = 0x0A, 0x15
-"""How a piece's text and its score begin, by number and wire type."""
-SHORTEST_USUAL_BYTES = 8
+TAG_PIECE, TAG_TEXT, TAG_SCORE = 0x0A, 0x0A, 0x15
+"""How a piece, its text and its score begin, by number and wire type."""
 _SCORE = struct.Struct("<f")
 WIRE_VARINT, WIRE_64_BITS, WIRE_BYTES, WIRE_32_BITS = 0, 1, 2, 5
 
@@ -60,13 +59,20 @@ def read_sentencepiece_file(data: bytes) -> SentencePieceFile:
     pieces: list[FilePiece] = []
     flags = {3: True, 4: True, 5: True}
     has_rules = has_denormalizer = False
-    for number, wire, start, end, _ in _fields(data, 0, len(data)):
+    pos = 0
+    while pos < len(data):
+        pos = _usual_pieces(data, pos, pieces)
+        if len(pieces) > MAX_PIECES:
+            raise ValueError(f"it holds more than {MAX_PIECES} pieces")
+        field = next(_fields(data, pos, len(data)), None)
+        if field is None:
+            break
+        number, wire, start, pos, _ = field
+        end = pos
         if wire != WIRE_BYTES:
             continue
         if number == 1:
-            pieces.append(_piece(data, start, end))
-            if len(pieces) > MAX_PIECES:
-                raise ValueError(f"it holds more than {MAX_PIECES} pieces")
+            pieces.append(_any_piece(data, start, end))
         elif number == NORMALIZER_FIELD:
             for field, field_wire, first, last, value in _fields(data, start, end):
                 if field == 2 and field_wire == WIRE_BYTES and last > first:
@@ -90,6 +96,16 @@ def read_sentencepiece_file(data: bytes) -> SentencePieceFile:
     )
 
 
+def is_unigram(data: bytes) -> bool:
+    """Whether the pieces are chosen by the likeliest cut of a text, and not by joining pairs."""
+    for number, wire, start, end, _ in _fields(data, 0, len(data)):
+        if number == TRAINER_FIELD and wire == WIRE_BYTES:
+            for field, field_wire, _, _, value in _fields(data, start, end):
+                if field == KIND_OF_MODEL_FIELD and field_wire == WIRE_VARINT:
+                    return value == UNIGRAM
+    return True
+
+
 def _check_rules(rules: bytes) -> None:
     """Refuse rules that make much of little: their table's size, the table, then texts with zeros between."""
     table_end = 4 + int.from_bytes(rules[:4], "little")
@@ -98,15 +114,27 @@ def _check_rules(rules: bytes) -> None:
         raise ValueError(f"its normaliser puts {longest} bytes in the place of a character")
 
 
-def _piece(data: bytes, start: int, end: int) -> FilePiece:
-    # Nearly all are written so: a short text, a score, and the type if it is no normal one.
-    if end - start < SHORTEST_USUAL_BYTES:
-        return _any_piece(data, start, end)
-    text_end = start + 2 + data[start + 1]
-    is_usual = data[start] == TAG_TEXT and 2 < text_end - start < 130 and end - text_end == 5
-    if is_usual and data[text_end] == TAG_SCORE and -inf < _SCORE.unpack_from(data, text_end + 1)[0] < inf:
-        return FilePiece(data[start + 2 : text_end].decode("utf-8"), PieceKind.NORMAL, None)
-    return _any_piece(data, start, end)
+def _usual_pieces(data: bytes, pos: int, pieces: list[FilePiece]) -> int:
+    """Add the pieces from `pos` on that are written as nearly all are; gives the place behind them.
+
+    Those have a short text, a number for a score, and no type. All else is for who reads field by field.
+    """
+    last = len(data) - 4
+    while pos < last and data[pos] == TAG_PIECE and data[pos + 2] == TAG_TEXT:
+        size = data[pos + 3]
+        end = pos + 9 + size
+        is_usual = data[pos + 1] == size + 7 < 0x80 and size > 0 and end <= len(data)
+        if (
+            not is_usual
+            or data[end - 5] != TAG_SCORE
+            or (data[end - 1] & 0x7F == 0x7F and data[end - 2] > 0x7F)
+        ):
+            break
+        pieces.append(FilePiece(data[pos + 4 : end - 5].decode("utf-8"), PieceKind.NORMAL, None))
+        pos = end
+        if len(pieces) > MAX_PIECES:
+            break
+    return pos
 
 
 def _any_piece(data: bytes, start: int, end: int) -> FilePiece:
