@@ -77,7 +77,7 @@ $(BASE)/.ready: pyproject.toml constraints.txt
 
 $(DEV)/.ready: pyproject.toml constraints.txt
 	$(call environment,$(DEV))
-	$(DEV)/bin/python $(PIP_INSTALL) --editable '.[dev,hf,o200k,oracle,plot,train]'
+	$(DEV)/bin/python $(PIP_INSTALL) --editable '.[dev,export,hf,o200k,oracle,plot,train]'
 	@touch $@
 
 # What an install compiled is of the sources of that day; a look at whether it still fits takes a second.

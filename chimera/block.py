@@ -45,15 +45,19 @@ class Block(nn.Module):
         packing: Packing | None = None,
         available_E: Tensor | None = None,
         pressure_E: Tensor | None = None,
+        deciding_BTD: Tensor | None = None,
     ) -> BlockOutput:
         """The residual stream after this layer, and the mixer's new state.
 
-        A layer with experts may be told which are there, and what to add to the router's logits.
+        A layer with experts may be told which are there, what to add to the router's logits, and the residual
+        stream of an earlier place that decides instead of its own.
         """
         mixed_BTD, state = self.mixer(x_BTD, state, packing=packing)
         x_BTD = x_BTD + mixed_BTD
         if isinstance(self.ffn, MoEFeedForward):
-            fed_BTD, routing = self.ffn(x_BTD, available=available_E, logit_pressure_E=pressure_E)
+            fed_BTD, routing = self.ffn(
+                x_BTD, available=available_E, logit_pressure_E=pressure_E, deciding=deciding_BTD
+            )
             return BlockOutput(x_BTD + fed_BTD, state, routing)
         return BlockOutput(x_BTD + self.ffn(x_BTD), state, None)
 

@@ -170,6 +170,7 @@ class ChimeraForCausalLM(nn.Module):
                 x_BTD, rounds_BT = run.loop_until_still(self.loop, x_BTD, depths, exit_threshold)
             else:
                 x_BTD = run.loop(self.loop, x_BTD, depths)
+            run.behind[looping.loop[1]] = x_BTD
             x_BTD = run.through(x_BTD, range(looping.coda[0], looping.coda[1] + 1), round=0)
         hidden_BTD = norm_quant(
             x_BTD, self.final_norm, block=act_block(self.config), mix=self.embedding.quant_mix
@@ -264,6 +265,10 @@ class _Pass:
             if state is None
             else [list(held) for held in state]
         )
+        self.decided_behind = {layer.index: layer.decided_behind for layer in plan}
+        self.is_looped = [layer.looped for layer in plan]
+        self.behind: dict[int, Tensor] = {}
+        """The residual stream behind layers that decide for later ones; in a loop, of the rows in hand."""
         self.routing: list[RoutingPass] = []
         self.foresight: Tensor | None = None
 
@@ -276,6 +281,7 @@ class _Pass:
         packing = self.packing if rows is None else packing_rows(self.packing, rows)
         for index in indices:
             x_BTD = self._layer(x_BTD, index, round=round, rows=rows, packing=packing)
+            self._keep_behind(x_BTD, index)
             if index == 0 and self.model.lookahead is not None:
                 self.foresight = self.model.lookahead(x_BTD)
         return x_BTD
@@ -328,7 +334,10 @@ class _Pass:
                 packing = packing_tokens(whole, active_T)
                 after = loop.mix(before, input_BTD[row : row + 1, active_T])
                 for index in indices:
-                    after = self._layer(after, index, round=done, rows=rows, packing=packing)
+                    after = self._layer(
+                        after, index, round=done, rows=rows, packing=packing, active_T=active_T
+                    )
+                    self._keep_behind(after, index)
                 h_BTD = h_BTD.index_put((rows, active_T), after[0])
                 rounds_BT[row, active_T] = done + 1
                 change_T = (after - before).norm(dim=-1)[0]
@@ -338,7 +347,14 @@ class _Pass:
         return loop.leave(h_BTD), rounds_BT
 
     def _layer(
-        self, x_BTD: Tensor, index: int, *, round: int, rows: Tensor | None, packing: Packing | None
+        self,
+        x_BTD: Tensor,
+        index: int,
+        *,
+        round: int,
+        rows: Tensor | None,
+        packing: Packing | None,
+        active_T: Tensor | None = None,
     ) -> Tensor:
         held = self.states[index][round]
         x_BTD, state, record = self.model.layers[index](
@@ -347,12 +363,27 @@ class _Pass:
             packing=packing,
             available_E=self._of_layer(self.experts.available_LE, index),
             pressure_E=self._of_layer(self.experts.pressure_LE, index),
+            deciding_BTD=self._deciding(index, rows=rows, active_T=active_T),
         )
         if self.keep_state:
             self.states[index][round] = state if rows is None else self._put(held, index, rows, state)
         if record is not None:
             self.routing.append(RoutingPass(index, round, rows, record))
         return x_BTD
+
+    def _keep_behind(self, x_BTD: Tensor, index: int) -> None:
+        if index in self.decided_behind.values():
+            self.behind[index] = x_BTD
+
+    def _deciding(self, index: int, *, rows: Tensor | None, active_T: Tensor | None) -> Tensor | None:
+        """What decides a layer's experts, of the rows and tokens that go through it."""
+        source = self.decided_behind[index]
+        if source is None:
+            return None
+        decides_BTD = self.behind[source]
+        if rows is None or self.is_looped[source]:
+            return decides_BTD
+        return decides_BTD[rows] if active_T is None else decides_BTD[rows][:, active_T]
 
     def _put(self, held: State | None, index: int, rows: Tensor, state: State) -> State:
         """The state of the whole batch, some rows of which have moved on."""

@@ -66,13 +66,13 @@ def open_weights(path: Path, config: ModelConfig, *, prefix: str = "") -> Genera
                 for name in file.keys()  # noqa: SIM118
                 if name.startswith(prefix)
             }
-            _compare(expected, found, path)
+            check_names(expected, found, path)
             yield file
     except SafetensorError as error:
         raise ModelError(f"{path}: not a readable safetensors file: {error}") from error
 
 
-def _compare(expected: dict[str, Tensor], found: dict[str, tuple[int, ...]], path: Path) -> None:
+def check_names(expected: dict[str, Tensor], found: dict[str, tuple[int, ...]], path: Path) -> None:
     """Refuse a checkpoint of another config, naming what both sides say."""
     wrong = [f"{name} is missing" for name in expected if name not in found]
     wrong += [f"{name} is not in the config's model" for name in found if name not in expected]

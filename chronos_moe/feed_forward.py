@@ -3,11 +3,13 @@
     x̂ = RMSNorm(x);  x̃ = Q(x̂)
     y = E_shared(x̃) + Σ_chosen p_j E_j(x̃)
 
-The router reads x̂, in float32; all experts read x̃.
+The router reads x̂, in float32; all experts read x̃. Where the experts are decided ahead, the router reads
+the residual stream d behind an earlier layer instead, as d / RMS(d): its weights do what a gain would.
 """
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chronos_moe.experts import DispatchForm, Experts, SharedExpert
@@ -96,11 +98,12 @@ class MoEFeedForward(nn.Module):
         available: Tensor | None = None,  # [E] or [..., E]: 1 where an expert is there, 0 where it is away
         logit_pressure_E: Tensor | None = None,  # added to the router's logits
         chosen: Tensor | None = None,  # [..., A] visit these, as an earlier record of the same tokens says
+        deciding: Tensor | None = None,  # [..., D] what decides instead of x
     ) -> tuple[Tensor, RoutingRecord]:
         """The layer's output, in the type of its products, and what the router decided."""
         x_hat = self.norm(x)
         record = route(
-            x_hat,
+            x_hat if deciding is None else _normed(deciding, eps=self.eps),
             self.router,
             num_chosen=self.num_chosen,
             routing=self.routing,
@@ -134,3 +137,9 @@ class MoEFeedForward(nn.Module):
         balance_bias(
             self.router_bias, counts_E, rate=BIAS_RATE[self.routing] if rate is None else rate, group=group
         )
+
+
+def _normed(x: Tensor, *, eps: float) -> Tensor:
+    """x over its root mean square, in float32."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return F.rms_norm(x.to(dtype), x.shape[-1:], None, eps)

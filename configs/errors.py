@@ -46,6 +46,10 @@ class ContainerError(ModelError):
     """A `.b158` file is truncated, damaged, hostile or of an unknown version."""
 
 
+class ClusterError(ModelError):
+    """A file of experts or the manifest of such files is missing, damaged, foreign or of another version."""
+
+
 class TokenizerError(ModelError):
     """A tokenizer file or chat template cannot be used, or text cannot be encoded with it."""
 
@@ -54,8 +58,16 @@ class StateError(ModelError):
     """A saved state is missing, damaged, hostile, or of another model, tokenizer, template or version."""
 
 
+class AdapterError(ModelError):
+    """A log of fine-tuning is missing, damaged, of another model or of another version."""
+
+
 class DataError(ChimeraError):
     """A record of a data file is malformed; the message names the file and the line."""
+
+
+class DiskError(ChimeraError):
+    """An expert could not be read from the disk, and the stream that needed it has stopped."""
 
 
 class NotEnoughMemory(ChimeraError):

@@ -58,12 +58,24 @@ class Layer:
     kind: LayerKind
     experts: bool
     looped: bool
+    decided_behind: int | None = None
+    """The layer whose output decides which experts a token visits; None is this layer's own input.
+
+    From behind the loop, its last layer stands for what left it.
+    """
 
 
 def layers(config: ModelConfig) -> tuple[Layer, ...]:
     """The layers, in order."""
     moe, looping = config.backbone.moe, config.looping
     first, last = looping.loop
+
+    def decided_behind(index: int) -> int | None:
+        if not moe.route_ahead or index not in moe.layers or not moe.enabled or index == 0:
+            return None
+        source = max(index - moe.route_ahead, 0)
+        return last if looping.enabled and first <= source <= last < index else source
+
     return tuple(
         Layer(
             index=index,
@@ -71,6 +83,7 @@ def layers(config: ModelConfig) -> tuple[Layer, ...]:
             kind=config.backbone.layer_aliases[alias],
             experts=moe.enabled and index in moe.layers,
             looped=looping.enabled and first <= index <= last,
+            decided_behind=decided_behind(index),
         )
         for index, alias in enumerate(config.layer_aliases)
     )

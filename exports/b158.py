@@ -110,7 +110,7 @@ def _write_weights(
     with B158Writer(path, tensors=specs, config=to_json(config), metadata=metadata) as writer:
         for tensor in packed_tensors(config):
             for expert, part in enumerate(tensor.apart()):
-                for piece in _pieces(source, config, tensor, part, expert=expert):
+                for piece in packed_pieces(source, config, tensor, part, expert=expert):
                     writer.write(part.name, piece)
                 done += part.size
                 if progress is not None:
@@ -118,7 +118,7 @@ def _write_weights(
     return writer.digest
 
 
-def _pieces(
+def packed_pieces(
     source: Checkpoint, config: ModelConfig, tensor: Tensor, part: Tensor, *, expert: int
 ) -> Iterator[Piece]:
     """A tensor as files hold it, in pieces for the writer."""

@@ -17,6 +17,7 @@ from configs.inventory import tensors
 from quant.embedding import dequantize_rows
 from quant.packing import PackedRows, PackedTernary, unpack_rows, unpack_ternary
 from quant.qat.correction import Correction
+from quant.qat.embedding import QuantEmbedding
 from quant.qat.linear import BitLinear
 from quant.sherry_packing import PackedSherry, unpack_sherry
 from quant.ternary import dequantize_ternary
@@ -56,10 +57,15 @@ def hold_weights(model: ChimeraForCausalLM) -> ChimeraForCausalLM:
                 setattr(module, f"{part}_weight", partial(getattr, module, part))
     embedding = model.embedding
     setattr(embedding, "quantized_weight", partial(getattr, embedding, "weight"))  # noqa: B010
-    setattr(embedding, "forward", partial(F.embedding, weight=embedding.weight))  # noqa: B010
+    setattr(embedding, "forward", partial(_rows, embedding))  # noqa: B010
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
+
+
+def _rows(embedding: QuantEmbedding, ids: torch.Tensor) -> torch.Tensor:
+    """The vectors of some ids. The table is looked up when asked: a loader may have put another there."""
+    return F.embedding(ids, embedding.weight)
 
 
 def _weight(opened: PackedModel, name: str) -> torch.Tensor:

@@ -45,9 +45,10 @@ class Problem:
     what: str
 
 
-def open_b158(path: Path | str) -> "B158File":
+def open_b158(path: Path | str, *, is_own: bool = False) -> "B158File":
     """Map a `.b158` file. All of its header is checked; its data is not read (see `B158File.verify`).
 
+    With `is_own`, the map is this process's own: its arrays can be written, and the file stays as it is.
     While a file is mapped, nobody may cut it: the system kills who reads past the end. Replacing it is safe.
     """
     source = Path(path)
@@ -58,20 +59,25 @@ def open_b158(path: Path | str) -> "B158File":
         with source.open("rb") as file:
             file_bytes = os.fstat(file.fileno()).st_size
             length = header_length(file.read(LENGTH_BYTES), file_bytes=file_bytes, source=str(source))
-            mapped = mmap.mmap(file.fileno(), file_bytes, access=mmap.ACCESS_READ)
+            access = mmap.ACCESS_COPY if is_own else mmap.ACCESS_READ
+            mapped = mmap.mmap(file.fileno(), file_bytes, access=access)
     except FileNotFoundError:
         raise ContainerError(f"there is no file {source}", hint="Check the path.") from None
     except OSError as error:
         raise ContainerError(f"cannot open {source}: {error.strerror or error}") from error
     header = check_header(mapped[: LENGTH_BYTES + length], file_bytes=file_bytes, source=str(source))
-    return B158File(source, mapped=mapped, header=header)
+    return B158File(source, mapped=mapped, header=header, is_own=is_own)
 
 
 class B158File:
-    """A mapped file. Its arrays are read-only views of the map and keep it alive, also after `close`."""
+    """A mapped file. Its arrays are views of the map and keep it alive, also after `close`.
 
-    def __init__(self, path: Path, *, mapped: mmap.mmap, header: Header) -> None:
+    They are read-only, but where the map is this process's own.
+    """
+
+    def __init__(self, path: Path, *, mapped: mmap.mmap, header: Header, is_own: bool = False) -> None:
         self.path = path
+        self.is_own = is_own
         self._mapped: mmap.mmap | None = mapped
         self._header = header
 
@@ -159,7 +165,13 @@ class B158File:
         return values[: prod(spec.shape)].reshape(spec.shape)
 
     def verify(self, *, progress: Callable[[int], None] | None = None) -> tuple[Problem, ...]:
-        """Read all data and list every damaged tensor; `progress` is given the bytes of each piece."""
+        """Read all data and list every damaged tensor; `progress` is given the bytes of each piece.
+
+        What this process has written into a map of its own is not the file's, which is read as it is.
+        """
+        if self.is_own:
+            with open_b158(self.path) as file:
+                return file.verify(progress=progress)
         return tuple(self._problems(progress or _no_progress))
 
     def _problems(self, progress: Callable[[int], None]) -> Generator[Problem]:

@@ -99,8 +99,17 @@ class Binding:
             self._check_part(part.state, rounds, part.exit_threshold)
         self._turn(wanted)
 
+    def forget(self) -> None:
+        """Check and set all anew with the next step."""
+        self._bound = _UNBOUND
+
     def check_state(self, state: State, rounds: int) -> None:
-        """Refuse a state that is not of this model, or has no room for so many rounds."""
+        """Refuse a state that is not of this model, has no room for so many rounds, or was left half-way."""
+        if state.is_broken_off:
+            raise UsageError(
+                "this state was left in the middle of a token, when an expert could not be read",
+                hint="Go on from a copy or a saved state of before.",
+            )
         if state.digest != self._digest:
             raise UsageError(
                 f"the state is of the model {state.digest[:16]}…, this one is {self._digest[:16]}…",

@@ -24,12 +24,12 @@ Notable choices:
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import NotEnoughMemory, UsageError
+from configs.errors import UsageError
 from configs.inventory import layers
 from configs.schema.model import ModelConfig
 from quant.packing import PackedRows
@@ -38,6 +38,7 @@ from runtime.arena import POSITION_OFFSET
 from runtime.binding import Binding, Ids, Integers, Part
 from runtime.building import steps
 from runtime.building.experts import counted_name
+from runtime.building.foresight import foresees, foresight_of
 from runtime.building.laying import lay_out
 from runtime.building.loop import controls
 from runtime.building.model import add_model, heard_norms
@@ -53,6 +54,10 @@ from runtime.state import State
 from runtime.system import bytes_beside
 from runtime.verified import check_whole
 from runtime.worker import run_records
+
+if TYPE_CHECKING:
+    from runtime.experts.asked import ExpertsAsked
+    from runtime.experts.opened import OpenExperts
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -71,6 +76,8 @@ class Engine:
         memory_limit_bytes: int | None = None,
         slice_tokens: int = SLICE_TOKENS,
         num_streams: int = 1,
+        foresight: bool = False,
+        experts: "ExpertsAsked | None" = None,
     ) -> None:
         if not 1 <= num_streams <= slice_tokens:
             raise UsageError(
@@ -79,7 +86,7 @@ class Engine:
             )
         check_runnable(model.config)
         self.config: ModelConfig = model.config
-        self.digest = model.file.digest
+        self.digest = model.digest
         """The model's name; states carry it."""
         self.slice_tokens = slice_tokens
         self.memory_limit_bytes = memory_limit_bytes
@@ -87,12 +94,20 @@ class Engine:
         self.num_streams = num_streams
         """How many streams a step may have."""
         self._tensors = Tensors(model)
+        self._tensors.put_on_shelf()
+        self.experts: OpenExperts | None = None
+        """Those that lie on disk: what is in memory of them, and how that went."""
         self.weights_layout = lay_out(
             self._tensors, num_threads=num_threads, memory_limit_bytes=memory_limit_bytes
         )
         """How ternary weights lie in memory, and why."""
         self.layout = state_layout(model.config, self._tensors)
-        """Where everything lies in a state."""
+        """Where everything lies in a state, and what streams begin with."""
+        # Here and not above, as with experts below: a start without them does not pay for them.
+        if model.adapters:
+            from runtime.adapting.state import begin_learnt
+
+            begin_learnt(self.layout, model.adapters)
         self._workspace = Workspace(num_rows=slice_tokens)
         self._program_bytes = self._beside_files()
         self.check_memory(1)
@@ -104,8 +119,13 @@ class Engine:
             workspace=self._workspace,
             program=builder,
             num_streams=num_streams,
+            foresees=foresight,
         )
         outline = add_model(plan)
+        self.chosen = tuple(plan.chosen)
+        """Where each pass through a layer with experts leaves which of them the last tokens visited."""
+        self.foresight = foresight_of(plan) if foresees(plan) else None
+        """What the last token's layers, and tokens to come, will want of experts, if it is foreseen."""
         self.delta_gates = tuple(plan.delta_gates)
         """Where layers of the delta rule leave their gates; `runtime.gates` tells what they mean."""
         self.head_rows: PackedRows = outline.embedding
@@ -140,8 +160,14 @@ class Engine:
         self._pool = Pool(run_records, num_threads=num_threads)
         self._program_bytes = self._beside_files()
         try:
+            if self._tensors.shelf is not None:
+                from runtime.experts.opened import open_experts
+
+                self.experts = open_experts(
+                    self._tensors, asked=experts, left_bytes=self._left_bytes(), foresight=self.foresight
+                )
             self.check_memory(1)
-        except NotEnoughMemory:
+        except BaseException:
             self.close()
             raise
 
@@ -155,17 +181,24 @@ class Engine:
         slice_tokens: int = SLICE_TOKENS,
         num_streams: int = 1,
         verify: bool = False,
+        foresight: bool = False,
+        experts: "ExpertsAsked | None" = None,
     ) -> Self:
-        """The engine of a file or a folder. `verify` reads the whole file first and refuses a damaged one."""
+        """The engine of a file or a folder. `verify` reads the whole file first and refuses a damaged one.
+
+        With `foresight` the lookahead router runs, though nobody here reads experts ahead.
+        """
         model = open_model(path)
         if verify:
-            check_whole(Tensors(model).files, anew=True)
+            check_whole(Tensors(model).whole_files, anew=True)
         return cls(
             model,
             num_threads=num_threads,
             memory_limit_bytes=memory_limit_bytes,
             slice_tokens=slice_tokens,
             num_streams=num_streams,
+            foresight=foresight,
+            experts=experts,
         )
 
     def __enter__(self) -> Self:
@@ -177,6 +210,8 @@ class Engine:
     def close(self) -> None:
         """End the threads. States stay good for another engine of the same model."""
         self._pool.close()
+        if self.experts is not None:
+            self.experts.close()
         self._tensors.close()
 
     @property
@@ -200,8 +235,9 @@ class Engine:
 
     @property
     def buffer_bytes(self) -> int:
-        """Memory of all buffers, which streams share, and of weights that were copied."""
-        return self._workspace.num_bytes + self._tensors.laid_bytes
+        """Memory of all buffers, which streams share, of copied weights, and of experts from disk."""
+        experts = 0 if self.experts is None else self.experts.num_bytes
+        return self._workspace.num_bytes + self._tensors.laid_bytes + experts
 
     def need(self, rounds: int | None = None) -> Need:
         """Memory that this process takes with one stream of so many rounds, once all of the files was read.
@@ -244,7 +280,7 @@ class Engine:
         self._binding.turn_to_one(state, 1, rounds, exit_threshold)
         self._ids[0] = token
         self._logits_are_due = not self._has_full_head
-        self._pool.run(self._program.job_with_tail)
+        self._run([state], with_tail=True)
 
     def prefill(
         self, state: State, ids: Ids, *, rounds: int | None = None, exit_threshold: float = 0.0
@@ -280,7 +316,7 @@ class Engine:
         heard = [part.state for part in parts if part is not None and part.is_heard]
         self._heard = [weakref.ref(state) for state in heard]
         self._logits_are_due = True
-        self._pool.run(self._program.job)
+        self._run([part.state for part in parts if part is not None])
         if heard:
             self._heads_program.set_tokens(len(heard))
             self._pool.run(self._heads_program.job)
@@ -351,6 +387,15 @@ class Engine:
             found.append(self._scoring.log_probs(self._pool, ids_T[first + 1 : after + 1]))
         return np.concatenate(found)
 
+    def log_probs(self, rows_T: Integers, next_T: Integers) -> NDArray[np.float64]:
+        """The same for tokens of the last step by their rows, those of several streams side by side."""
+        most = self._scoring.slice_tokens
+        found = [
+            self._scoring.log_probs(self._pool, next_T[at : at + most], rows_T=rows_T[at : at + most])
+            for at in range(0, len(next_T), most)
+        ]
+        return np.concatenate(found)
+
     def expert_visits(self) -> dict[int, Integers]:
         """How many tokens visited each expert since the model was opened, by layer."""
         moe = self.config.backbone.moe
@@ -376,7 +421,24 @@ class Engine:
         self._binding.turn_to_one(state, len(ids_T), rounds, threshold)
         self._ids[: len(ids_T)] = ids_T
         self._logits_are_due = True
-        self._pool.run(self._program.job)
+        self._run([state])
+
+    def _run(self, states: Sequence[State], *, with_tail: bool = False) -> None:
+        """One call of the program, by whoever brings it its experts if those lie on disk."""
+        if self.experts is None:
+            self._pool.run(self._program.job_with_tail if with_tail else self._program.job)
+            return
+        try:
+            self.experts.run(
+                self._pool,
+                self._program,
+                num_tokens=self._binding.num_tokens,
+                with_tail=with_tail,
+                states=states,
+            )
+        except BaseException:
+            self._binding.forget()
+            raise
 
     def _checked_rounds(self, rounds: int | None) -> int:
         rounds = self.config.rounds_default if rounds is None else rounds
@@ -397,6 +459,11 @@ class Engine:
             f"ids from {least} to {most}, but the vocabulary holds 0 to {self.config.vocab_size - 1}",
             hint="The text was encoded with the tokenizer of another model.",
         )
+
+    def _left_bytes(self) -> int | None:
+        """What the limit leaves for experts from disk."""
+        limit = self.memory_limit_bytes
+        return None if limit is None else limit - self.need().total_bytes
 
     def _beside_files(self) -> int:
         """Memory of this process without the model's files; it is read where there is a limit."""

@@ -9,7 +9,7 @@ this kind can change a text.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from runtime.ranking import best_places
 from runtime.screen import Screen, build_screen, norm_above
 from runtime.state import State
 from runtime.streams.kept import Outlook, StreamState
+
+if TYPE_CHECKING:
+    from runtime.experts.foretelling import Foreteller
 
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int64]
@@ -76,6 +79,12 @@ class Speaker:
         self._is_set = False
         self._is_run = False
         self._rest = self._next_rest = 0
+        self._foreteller: Foreteller | None = None
+        if engine.experts is not None:
+            # Here and not above: who has no experts on disk starts without it.
+            from runtime.experts.foretelling import foreteller_of
+
+            self._foreteller = foreteller_of(engine)
         engine.set_head(None)
 
     def begun(self, rounds: int | None) -> State:
@@ -88,7 +97,11 @@ class Speaker:
         if len(ids) == 1:
             self.engine.step(state, ids[0], exit_threshold=exit_threshold)
         else:
+            if self._foreteller is not None:
+                self._foreteller.foretell(ids)
             self.engine.prefill(state, np.asarray(ids, dtype=np.int64), exit_threshold=exit_threshold)
+            if self._foreteller is not None:
+                self._foreteller.remind()
         self._is_run = len(ids) == 1 and self._is_set
 
     def outlook(self, state: StreamState) -> Outlook | None:

@@ -6,6 +6,7 @@
       tokenizer.model       `files.tokenizer`: SentencePiece, or tokenizer.json of Hugging Face's form
       tokenizer_config.json beside a tokenizer.json that came with one
       chat_template.jinja   only where the model has a template of its own
+      adapters/*.cza        what was learnt since, in the order of their names
 
 What the weights' file says is true: its config is the one that counts, and its metadata holds the tokenizer's
 digest, so that a foreign one is noticed. How text is drawn stands in the config's `generation` section; a
@@ -13,30 +14,38 @@ file of its own would be a second truth.
 """
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from configs.codec import encode
 from configs.errors import ContainerError, ModelError, TokenizerError
 from configs.leaves import leaves
 from configs.load import load_config, parse_config
 from configs.schema.model import ModelConfig
-from configs.text.template import MAX_SOURCE_CHARACTERS, ChatTemplate
+from configs.text.template import DEFAULT_TEMPLATE, MAX_SOURCE_CHARACTERS, ChatTemplate
 from configs.text.tokenizer import FILES_OF_A_FOLDER, Tokenizer, open_tokenizer
 from quant.container import B158File, open_b158
 from runtime.packed_inspection import Holding, check_tensors
+
+if TYPE_CHECKING:
+    from quant.adapter import Adapter
 
 DEMO = Path(__file__).resolve().parent / "models" / "demo"
 """The model that comes with an installation."""
 CONFIG_NAME = "config.json"
 TEMPLATE_NAME = "chat_template.jinja"
+ADAPTERS_NAME = "adapters"
 PACKED_SUFFIX = ".b158"
 TOKENIZER_KEY = "tokenizer"
 TOKENIZER_DIGEST_KEY = "tokenizer_digest"
 TEMPLATE_DIGEST_KEY = "chat_template_digest"
 """Keys of the weights' metadata: the tokenizer's kind and digest; a template's digest if it has its own."""
 BUILT_IN_TOKENIZER = "o200k"
+DEFAULT_MARKERS = {"<|system|>", "<|user|>", "<|assistant|>", "<|im_end|>"}
+"""What the usual template puts round messages."""
 LONGEST_PATH = 200
 """What is shown of a path that no system takes."""
 FOREIGN: dict[bytes, str] = {
@@ -57,6 +66,20 @@ class PackedModel:
     file: B158File
     config: ModelConfig
     holding: Holding
+    adapters: "tuple[Adapter, ...]" = ()
+    """What was learnt beside the file, in order. The weights have it; streams get theirs by an engine."""
+    moves_codes: bool = False
+    """Whether codes are to be moved where they lie, so that no copy of them may be made."""
+
+    @property
+    def digest(self) -> str:
+        """The model's name, with its adapters: states carry it."""
+        if not self.adapters:
+            return self.file.digest
+        # Here and not above, as below: a model without adapters does not pay for them at its start.
+        from quant.adapter import composed_digest
+
+        return composed_digest(self.file.digest, [adapter.digest for adapter in self.adapters])
 
     @property
     def folder(self) -> Path:
@@ -90,6 +113,12 @@ class PackedModel:
             )
         return ChatTemplate.of_tokenizer(tokenizer)
 
+    def fitting_template(self, tokenizer: Tokenizer) -> ChatTemplate | None:
+        """The same; None where the usual one meets a tokenizer without its words."""
+        template = self.template(tokenizer)
+        fits = template.source != DEFAULT_TEMPLATE or tokenizer.specials.keys() >= DEFAULT_MARKERS
+        return template if fits else None
+
     def _check_template(self, path: Path, expected: str | None) -> None:
         """Refuse another template than the one the model was exported with, if it was with any."""
         if expected is not None and (found := template_digest(template_text(path))) != expected:
@@ -112,11 +141,22 @@ class PackedModel:
         )
 
 
-def open_model(path: Path | str) -> PackedModel:
-    """The model of a folder or of a `.b158` file. Its header is checked, its data is not read."""
+def open_model(
+    path: Path | str,
+    *,
+    adapters: Sequence[Path | str] = (),
+    is_learning: bool = False,
+    moves_codes: bool = False,
+) -> PackedModel:
+    """The model of a folder or of a `.b158` file. Its header is checked, its data is not read.
+
+    A folder's own adapters come first, then those that are named. `is_learning` is for whoever moves weights,
+    and `moves_codes` for whoever moves codes.
+    """
     weights = find_weights(path)
     _check_kind(weights)
-    file = open_b158(weights)
+    named = [*own_adapters(Path(path)), *map(Path, adapters)]
+    file = open_b158(weights, is_own=is_learning or bool(named))
     source = f"{file.path}: config"
     config = parse_config(file.config, source=source, error=ContainerError)
     if Path(path).is_dir():
@@ -127,7 +167,34 @@ def open_model(path: Path | str) -> PackedModel:
             f"{file.path} holds a model's routed experts alone",
             hint=f"Name the model's folder or its file of weights, {config.files.weights}.",
         )
-    return PackedModel(file=file, config=config, holding=holding)
+    return PackedModel(
+        file=file,
+        config=config,
+        holding=holding,
+        adapters=_learnt(file, named) if named else (),
+        moves_codes=moves_codes,
+    )
+
+
+def own_adapters(path: Path) -> list[Path]:
+    """The adapters that a model's folder holds, in their order."""
+    folder = path / ADAPTERS_NAME
+    if not folder.is_dir():
+        return []
+    from quant.adapter import SUFFIX
+
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def _learnt(file: B158File, paths: Sequence[Path]) -> "tuple[Adapter, ...]":
+    """Adapters that were read, and whose weights the file's map has from here on."""
+    from quant.adapter import read_adapter
+    from runtime.adapting.replay import check_adapters, learn_weights
+
+    adapters = tuple(read_adapter(path) for path in paths)
+    check_adapters(adapters, base=file.digest)
+    learn_weights(file, adapters)
+    return adapters
 
 
 def find_weights(path: Path | str) -> Path:

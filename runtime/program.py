@@ -27,6 +27,7 @@ from runtime.worker_places import (
     NUM_RECORDS,
     RECORD_PLACES,
     RECORDS,
+    STOPS,
     UNITS,
     UNITS_PER_TOKEN,
 )
@@ -119,6 +120,8 @@ class Step:
     """Its number of tokens, where that is not the group's."""
     stream: int = 0
     """Whose state and rows it works on."""
+    stops: int = 0
+    """The address of a number that it makes other than 0 to stop the program behind its group; else 0."""
 
     @property
     def is_of_stream(self) -> bool:
@@ -207,6 +210,7 @@ class Program:
         self._tokens, self._heard = tokens, heard
         self._tables = tables = _Tables([step for _, steps in groups for step in steps])
         self._proper = _records(groups, tables)
+        self._numbers = {step: number for number, step in enumerate(chain(*(steps for _, steps in groups)))}
         in_state = [
             (at, value.offset, step.stream) for at, value, step in tables if isinstance(value, InState)
         ]
@@ -224,8 +228,10 @@ class Program:
         self._row_places, self._row_addresses, self._row_strides, self._row_streams = _columns(
             tables.rows_of(tokens), 4
         )
-        self._jobs: Integers = np.zeros((3, JOB_PLACES), dtype=np.int64)
-        self.job, self.job_with_tail, self.job_of_tail = (job.ctypes.data for job in self._jobs)
+        self._jobs: Integers = np.zeros((4, JOB_PLACES), dtype=np.int64)
+        self.job, self.job_with_tail, self.job_of_tail, self._job_of_part = (
+            job.ctypes.data for job in self._jobs
+        )
         """What a pool is given: the program proper, all, the tail alone."""
         self.set_tail(())
 
@@ -241,8 +247,16 @@ class Program:
         self._tail = groups
         self._records = np.concatenate([self._proper, tail])
         first, behind = self._records.ctypes.data, self._records[len(self._proper) :].ctypes.data
-        self._jobs[:, NUM_RECORDS] = len(self._proper), len(self._records), len(tail)
-        self._jobs[:, RECORDS] = first, first, behind
+        self._jobs[:3, NUM_RECORDS] = len(self._proper), len(self._records), len(tail)
+        self._jobs[:3, RECORDS] = first, first, behind
+
+    def part(self, first: Step, *, before: Step | None = None, with_tail: bool = False) -> int:
+        """A job from an operation on, to before another or to the end. The next call makes it another."""
+        begin = self._numbers[first]
+        end = len(self._records) if with_tail else len(self._proper)
+        end = end if before is None else self._numbers[before]
+        self._jobs[3, NUM_RECORDS], self._jobs[3, RECORDS] = end - begin, self._records[begin:].ctypes.data
+        return self._job_of_part
 
     def set_tokens(self, *num_tokens: int) -> None:
         """How many tokens the next job has of each stream; of streams that are not named it has none."""
@@ -364,6 +378,7 @@ def _records(groups: Sequence[Group], tables: _Tables) -> Integers:
     """What the worker reads, a row for each operation."""
     rows: list[tuple[int, ...]] = []
     for count, steps in groups:
+        stops = max((step.stops for step in steps), default=0)
         for step in steps:
             entries = {
                 KERNEL: address_of(step.kernel),
@@ -372,6 +387,7 @@ def _records(groups: Sequence[Group], tables: _Tables) -> Integers:
                 UNITS_PER_TOKEN: step.units_per_token,
                 COUNT: (step.count or count).address,
                 ENDS_GROUP: count.address if step is steps[-1] else 0,
+                STOPS: stops,
             }
             rows.append(tuple(entries[place] for place in range(RECORD_PLACES)))
     return np.array(rows, dtype=np.int64).reshape(-1, RECORD_PLACES)

@@ -1,6 +1,6 @@
 """How likely a text was to a model: the head for every token of a slice, and the logarithm of one share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -12,9 +12,9 @@ from quant.kernels.vocabulary.places import WEIGHT_BITS
 from quant.pool import Pool
 from runtime.building import steps
 from runtime.building.model import Outline, final_norm
-from runtime.building.plan import Plan
+from runtime.building.plan import Plan, Stream
 from runtime.building.workspace import Rows, Workspace
-from runtime.program import TOKENS, Program, ProgramBuilder
+from runtime.program import TOKENS, Count, Program, ProgramBuilder
 from runtime.weigher import Weigher
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -33,9 +33,16 @@ class Scoring:
         """Tokens of a slice whose logits are wanted."""
         self._made: _Made | None = None
 
-    def log_probs(self, pool: Pool, next_T: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Of the ids that follow the tokens of the slice that was just run."""
+    def log_probs(
+        self, pool: Pool, next_T: NDArray[np.int64], *, rows_T: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """Of the ids that follow the tokens of the slice that was just run, or some of them by their rows."""
         made = self._made = self._made or self._make()
+        stream = self._outline.stream
+        chosen = slice(len(next_T)) if rows_T is None else rows_T
+        made.stream.x.array[: len(next_T)] = stream.x.array[chosen]
+        if made.stream.addend is not None and stream.addend is not None:
+            made.stream.addend.array[: len(next_T)] = stream.addend.array[chosen]
         made.program.set_tokens(len(next_T))
         pool.run(made.program.job)
         rows = made.logits.array[: len(next_T), : self._plan.config.vocab_size]
@@ -43,11 +50,18 @@ class Scoring:
         return np.array([_log_prob(row, int(token), made.weigher) for row, token in pairs])
 
     def _make(self) -> "_Made":
-        plan, tokens = self._plan, self._outline.tokens
-        workspace = Workspace(num_rows=self.slice_tokens)
+        plan, workspace = self._plan, Workspace(num_rows=self.slice_tokens)
+        # Of its own: who is turned to streams remembers how many tokens they had.
+        tokens = Count(cell=workspace.array("tokens", (1,), np.int64))
         acts = workspace.int8("head", plan.config.hidden_size)
         logits = workspace.rows("logits", plan.config.vocab_size)
-        norm = final_norm(plan, self._outline.stream, acts=acts)
+        width, whole = plan.config.hidden_size, self._outline.stream
+        stream = replace(
+            whole,
+            x=workspace.rows("chosen", width),
+            addend=None if whole.addend is None else workspace.rows("chosen.addend", width),
+        )
+        norm = final_norm(plan, stream, acts=acts)
         head = steps.head_product(self._outline.embedding, acts=acts, y=logits, num_tokens=TOKENS)
         builder = ProgramBuilder()
         builder.together(tokens, norm)
@@ -55,6 +69,7 @@ class Scoring:
         return _Made(
             program=builder.build(tokens=tokens),
             workspace=workspace,
+            stream=stream,
             logits=logits,
             weigher=Weigher(plan.config.vocab_size),
         )
@@ -65,6 +80,8 @@ class _Made:
     program: Program
     workspace: Workspace
     """Held, since the program knows its addresses alone."""
+    stream: Stream
+    """The tokens that are foreseen from, side by side."""
     logits: Rows
     weigher: Weigher
 

@@ -11,7 +11,7 @@ from runtime.arena import POSITION_OFFSET, aligned_zeros
 class State:
     """What `Engine.new_state` gives. It belongs to the model whose digest it names."""
 
-    __slots__ = ("__weakref__", "_position", "address", "arena", "digest", "rounds")
+    __slots__ = ("__weakref__", "_position", "address", "arena", "digest", "is_broken_off", "rounds")
 
     def __init__(self, arena: NDArray[np.uint8], *, rounds: int, digest: str) -> None:
         self.arena = arena
@@ -19,6 +19,8 @@ class State:
         self.rounds = rounds
         """Rounds of the loop that there is room for."""
         self.digest = digest
+        self.is_broken_off = False
+        """Whether a step ended half-way, so that nothing may go on from here."""
         self.address = arena.ctypes.data
         self._position = arena[POSITION_OFFSET : POSITION_OFFSET + 8].view(np.int64)
 
@@ -35,4 +37,6 @@ class State:
         """The same stream at the same place, from here on of its own."""
         arena = aligned_zeros(self.num_bytes)
         arena[...] = self.arena
-        return type(self)(arena, rounds=self.rounds, digest=self.digest)
+        found = type(self)(arena, rounds=self.rounds, digest=self.digest)
+        found.is_broken_off = self.is_broken_off
+        return found

@@ -7,10 +7,11 @@ at once, and a start costs no reading. A file that was written since is another 
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
 
 from configs.errors import ContainerError
 from quant import cache
-from quant.container import B158File
 
 MEMORY_NAME = "whole-files"
 MOST_REMEMBERED = 200
@@ -19,7 +20,33 @@ Progress = Callable[[int, int], None]
 """Is given how many bytes are read, and how many there are."""
 
 
-def check_whole(files: Sequence[B158File], *, anew: bool = False, progress: Progress | None = None) -> None:
+class Damage(Protocol):
+    """What is not as it was written."""
+
+    @property
+    def tensor(self) -> str: ...
+    @property
+    def part(self) -> str: ...
+    @property
+    def what(self) -> str: ...
+
+
+class Checkable(Protocol):
+    """A file that can be looked through for damage."""
+
+    path: Path
+
+    @property
+    def digest(self) -> str:
+        """The name of what should be in it."""
+        ...
+
+    def verify(self, *, progress: Callable[[int], None] | None = None) -> Sequence[Damage]:
+        """Read all of it."""
+        ...
+
+
+def check_whole(files: Sequence[Checkable], *, anew: bool = False, progress: Progress | None = None) -> None:
     """Refuse files of which any byte is not as it was written. `anew` reads those that are known as well."""
     known = _known()
     # Named before they are read: what is written meanwhile is another file.
@@ -55,7 +82,7 @@ def _known() -> list[str]:
         return []
 
 
-def _name(file: B158File) -> str:
+def _name(file: Checkable) -> str:
     """What tells a file of some moment from all others, without reading it."""
     found = file.path.stat()
     # The time of the last change cannot be set back, as that of the last writing can.

@@ -5,6 +5,7 @@ from quant.jit import helper, kernel
 from quant.pool_barrier import barrier
 from quant.registers import i64
 from quant.simd import load
+from quant.sync import atomic_load
 from runtime.worker_places import (
     ARGUMENTS,
     COUNT,
@@ -13,6 +14,7 @@ from runtime.worker_places import (
     NUM_RECORDS,
     RECORD_PLACES,
     RECORDS,
+    STOPS,
     UNITS,
     UNITS_PER_TOKEN,
 )
@@ -29,6 +31,7 @@ def run_records(job: int, thread: int, num_threads: int, block: int) -> None:
 
     `COUNT` is the address of the number of tokens. A record without tokens is passed over, and so is the
     meeting of a group without any, by all threads alike, since the numbers were written before they last met.
+    So it is with a stop: who asks for one does it before a meeting, and all look at it behind that alone.
     """
     record = entry(job, RECORDS)
     for _ in range(entry(job, NUM_RECORDS)):
@@ -41,4 +44,7 @@ def run_records(job: int, thread: int, num_threads: int, block: int) -> None:
         group = entry(record, ENDS_GROUP)
         if group != 0 and entry(group, 0) > 0:
             barrier(block, thread, num_threads)
+            stops = entry(record, STOPS)
+            if stops != 0 and atomic_load(stops) != 0:
+                return
         record += RECORD_PLACES * 8

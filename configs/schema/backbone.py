@@ -1,10 +1,11 @@
 """Section `backbone`: which layer stands where, and where the experts are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
 from configs.schema.keys import NAMES, QUANTITY, Key
+from configs.schema.section import section
 
 LayerKind = Literal["gated_deltanet", "xlstm_m", "titans_mac", "tsp_span_knot", "mla", "swa", "gqa"]
 ATTENTION_KINDS: tuple[LayerKind, ...] = ("mla", "swa", "gqa")
@@ -20,7 +21,7 @@ BackboneType = Literal["hybrid_recurrent_no_attention", "hybrid", "transformer"]
 Routing = Literal["noaux_bias", "softmax"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class MixtureOfExperts:
     """Layers whose feed-forward part is chosen token by token."""
 
@@ -51,6 +52,17 @@ class MixtureOfExperts:
     bias_update_rate: Annotated[
         float, Key("Step of the balancing bias after each optimiser step", "works", low=0.0, high=1.0)
     ] = 1e-3
+    route_ahead: Annotated[
+        int,
+        Key(
+            "Layers before its own behind which a layer's experts are decided, so that they are known early; "
+            "0 decides by the layer's own input",
+            "works",
+            unit="layers",
+            low=0,
+            high=64,
+        ),
+    ] = 0
     lookahead_steps: Annotated[
         int,
         Key(
@@ -69,7 +81,7 @@ class MixtureOfExperts:
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class Backbone:
     """Which layer stands where."""
 

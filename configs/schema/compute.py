@@ -29,7 +29,10 @@ class Switch:
 
 @section
 class WorkingSwitch(Switch):
-    """One technique that `chimera train` takes up. It is on when its status begins with IMPLEMENTED."""
+    """One technique that `chimera train` or `chimera finetune` takes up.
+
+    It is on when its status begins with IMPLEMENTED.
+    """
 
     status: Annotated[
         str, Key("IMPLEMENTED, PLANNED or OFF, with any remark after it", "works", form=STATUS)
@@ -40,9 +43,9 @@ class WorkingSwitch(Switch):
 class Optimizations:
     """Techniques of training and packing."""
 
-    mezo_optimizer: Annotated[Switch, Key("Fine-tuning by forward passes alone", "planned")] = field(
-        default_factory=Switch
-    )
+    mezo_optimizer: Annotated[
+        Switch, Key("Fine-tuning by forward passes alone: by its own command", "planned")
+    ] = field(default_factory=Switch)
     bf16_autocast: Annotated[WorkingSwitch, Key("Products in bfloat16 while training", "works")] = field(
         default_factory=WorkingSwitch
     )
@@ -76,9 +79,9 @@ class Optimizations:
     zero_multiply_forward: Annotated[
         Switch, Key("Products from unpacked codes while training", "planned")
     ] = field(default_factory=Switch)
-    ternary_mezo_sparse: Annotated[Switch, Key("MeZO leaves zero codes alone", "planned")] = field(
-        default_factory=Switch
-    )
+    ternary_mezo_sparse: Annotated[
+        WorkingSwitch, Key("MeZO leaves zero codes alone, but every eighth step", "works")
+    ] = field(default_factory=WorkingSwitch)
     sparse_grad_w_masking: Annotated[Switch, Key("No gradient for weights near zero", "planned")] = field(
         default_factory=Switch
     )

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import EXIT_DONE, UsageError
+from exports.cli import handover, onnx
 
 if TYPE_CHECKING:
     from exports.b158 import Exported
+
+NAMES = {"pack": "a resume pack", "onnx": "an ONNX export", "verify": "a comparison"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,22 +22,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "form",
         metavar="FORM",
-        choices=("b158", "pack"),
+        choices=("b158", "pack", *onnx.FORMS, *handover.FORMS),
         help="b158: packed ternary weights, for chimera-run; pack: the weights of a run in bfloat16 and its "
-        "place in the data, for `chimera train --pack` on another machine",
+        "place in the data, for `chimera train --pack` on another machine; onnx: a packed model as a graph, "
+        "for apps with onnxruntime; verify: such a graph beside the engine; huggingface: a folder for "
+        "transformers; gguf: a file for tools that read tensors",
     )
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
         type=Path,
-        help="a folder with config.json and model.safetensors, that of a training run, or a resume pack",
+        help="a folder with config.json and model.safetensors, that of a training run, or a resume pack; for "
+        "onnx and verify a packed .b158 file or its folder; for huggingface and gguf either",
     )
     parser.add_argument(
         "out",
         metavar="OUT",
         type=Path,
         help="the file to write, OUT.b158, or a folder in which it takes the name that the config says; "
-        "config.json, tokenizer and chat template are put beside it",
+        "config.json, tokenizer and chat template are put beside it; for onnx and huggingface the folder "
+        "that is made, for gguf the file",
     )
     parser.add_argument(
         "--embedding-bits",
@@ -53,10 +60,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="a chat template in jinja (default: the checkpoint's own, else the usual one)",
     )
+    onnx.add_arguments(parser)
+    handover.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the model and say what was written."""
+    onnx.check_options(args)
+    handover.check_options(args)
+    if args.form in handover.FORMS:
+        return handover.run(args)
+    if args.form in onnx.FORMS:
+        _refuse_words(args)
+        return onnx.run(args)
     if args.form == "pack":
         return _pack(args)
     exported = _export(args)
@@ -79,11 +95,7 @@ def run(args: argparse.Namespace) -> int:
 def _pack(args: argparse.Namespace) -> int:
     from chimera.train.pack_of_run import pack_of_run
 
-    given = [name for name in ("embedding_bits", "tokenizer", "template") if getattr(args, name) is not None]
-    if given:
-        raise UsageError(
-            f"--{given[0].replace('_', '-')} has no meaning for a resume pack", hint="Leave it out."
-        )
+    _refuse_words(args)
     packed = pack_of_run(args.checkpoint, args.out)
     num_bytes = sum(path.stat().st_size for path in packed.files)
     if args.json:
@@ -100,6 +112,15 @@ def _pack(args: argparse.Namespace) -> int:
         print(path)
     print(f"  {num_bytes:,} bytes, step {packed.step:,} of the run, {packed.tokens:,} tokens")
     return EXIT_DONE
+
+
+def _refuse_words(args: argparse.Namespace) -> None:
+    """Refuse what only a .b158 file can be given."""
+    given = [name for name in ("embedding_bits", "tokenizer", "template") if getattr(args, name) is not None]
+    if given:
+        raise UsageError(
+            f"--{given[0].replace('_', '-')} has no meaning for {NAMES[args.form]}", hint="Leave it out."
+        )
 
 
 def report(exported: "Exported") -> dict[str, Any]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import EXIT_DONE, TokenizerError, UsageError
+from runtime.cli.experts_options import add_experts_arguments, experts_from
+from runtime.cli.run import add_adapter_argument
 
 if TYPE_CHECKING:
     from configs.schema.model import ModelConfig
@@ -50,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=".jsonl or .txt files, also as .zst, or folders of them; sources are "
         "told apart by file and by the records' kind",
     )
+    add_adapter_argument(parser.add_argument)
     parser.add_argument(
         "--seq-len",
         metavar="N",
@@ -84,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a SentencePiece .model, a tokenizer.json or the name o200k (default: the model's own)",
     )
+    add_experts_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,6 +100,11 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} {value}: a whole number from 1 is needed")
     check_exit_threshold(args.exit_threshold)
+    if args.adapter and not _is_packed(args.model):
+        raise UsageError(
+            f"--adapter is for packed models, and {args.model} is none",
+            hint="Pack it first: chimera export b158",
+        )
     with (_packed if _is_packed(args.model) else _checkpoint)(args) as subject:
         chat = subject.template() if args.chat else None
         documents = read_documents(args.data, subject.tokenizer, chat=chat, most=args.documents)
@@ -133,11 +142,14 @@ def _packed(args: argparse.Namespace) -> Generator[_Subject]:
     from runtime.measuring.engine_scorer import EngineScorer
     from runtime.model_folder import check_vocabulary, open_model
 
-    model = open_model(args.model)
+    model = open_model(args.model, adapters=args.adapter)
     tokenizer = model.tokenizer() if args.tokenizer is None else open_tokenizer(args.tokenizer)
     check_vocabulary(tokenizer, model.config)
     check_files(model)
-    with compiling_told(), Engine(model, num_threads=args.threads) as engine:
+    with (
+        compiling_told(),
+        Engine(model, num_threads=args.threads, experts=experts_from(args)) as engine,
+    ):
         yield _Subject(
             scorer=EngineScorer(engine, rounds=args.rounds, exit_threshold=args.exit_threshold),
             computed_by="engine",

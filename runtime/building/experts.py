@@ -14,8 +14,10 @@ from quant.kernels.experts import places as at
 from quant.native import Kernel, KernelsOf, address_of
 from quant.packing import num_pairs
 from runtime.building import steps
+from runtime.building.choosing import choice_of
 from runtime.building.plan import Passage, Projection, Stream
 from runtime.building.products import projection
+from runtime.building.shelf import Pass
 from runtime.building.steps import Table
 from runtime.building.workspace import Int8Rows, Rows, Workspace
 from runtime.program import TOKENS, Count, Step
@@ -42,12 +44,13 @@ def add_experts(passage: Passage, stream: Stream) -> None:
     config, workspace = passage.config, passage.workspace
     moe = config.backbone.moe
     pairs = _pairs(passage)
-    logits = workspace.rows("experts.logits", moe.n_routed_experts)
     shared = workspace.rows("experts.shared", config.hidden_size)
     stream.addend = workspace.rows("added", config.hidden_size)
     gathered = Count(cell=workspace.array("experts.num_gathered", (1,), np.int64))
+    choice = choice_of(passage)
+    passage.plan.chosen.append(choice.chosen)
     table: Table = {
-        **_choice(passage, logits=logits),
+        **choice.table,
         **_dispatch(passage, pairs, tokens=stream.acts),
         **_rows(stream.acts, to=pairs.tokens),
         at.NUM_GATHERED: gathered.address,
@@ -60,14 +63,22 @@ def add_experts(passage: Passage, stream: Stream) -> None:
         at.Y_STRIDE: stream.addend.stride,
     }
     entry, inner, final = _shared_expert(passage, stream.acts, y=shared)
-    choose, weigh = steps.kernel_of("choose_experts"), steps.kernel_of("weigh_experts")
-    passage.together(steps.dense(stream.normed, weight=passage.floats("ffn.router"), y=logits), *entry)
-    passage.together(_step(choose, table, units_per_token=1), inner)
+    weigh = steps.kernel_of("weigh_experts")
+    if passage.layer.decided_behind is None:
+        passage.together(choice.score(stream.normed), *entry)
+        passage.together(choice.choose(), inner)
+    else:
+        passage.together(*entry)
+        passage.together(inner)
     passage.together(_step(visits.dispatch, table, units=1), final)
     passage.plan.program.together(gathered, _step(visits.gather, table, units_per_token=1))
     # One kernel serves all experts, whose matrices are of one form.
     some = passage.tensors.laid(passage.name("ffn.experts.0.gate_proj.weight"))
     matmul = steps.ternary_kernel(some)
+    weighing = _step(weigh, table, units_per_token=1)
+    shelved = _shelved(passage, table, weighing)
+    if shelved is not None:
+        passage.together(shelved.note, shelved.hold)
     passage.together(
         *(
             _step(visits.visit, _calling(table, matmul, offset), units=num_pairs(moe.moe_intermediate_size))
@@ -77,8 +88,27 @@ def add_experts(passage: Passage, stream: Stream) -> None:
     swiglu = _calling(table, steps.kernel_of("swiglu_norm_quantize"), at.INNER)
     passage.together(_step(visits.visit_rows, swiglu, units_per_token=moe.num_experts_per_tok))
     down = _calling(table, matmul, at.DOWN)
-    passage.together(_step(visits.visit, down, units=num_pairs(config.hidden_size)))
-    passage.together(_step(weigh, table, units_per_token=1))
+    passage.together(
+        _step(visits.visit, down, units=num_pairs(config.hidden_size)),
+        *([] if shelved is None else [shelved.stand_in]),
+    )
+    passage.together(weighing, *([] if shelved is None else [shelved.release]))
+
+
+def _shelved(passage: Passage, table: Table, weigh: Step) -> Pass | None:
+    """What waits for experts, where they lie on disk."""
+    shelf, workspace = passage.tensors.shelf, passage.workspace
+    if shelf is None:
+        return None
+    num_experts = passage.config.backbone.moe.n_routed_experts
+    return shelf.add_pass(
+        passage.layer.index,
+        visited_E=workspace.array("experts.visited", (num_experts,), np.int64),
+        num_visited=workspace.array("experts.num_visited", (1,), np.int64),
+        away_E=workspace.array("experts.away", (num_experts,), np.int64),
+        table=table,
+        weigh=weigh,
+    )
 
 
 def counted_name(layer: int) -> str:
@@ -112,24 +142,6 @@ def _pairs(passage: Passage) -> _Pairs:
         inner=workspace.int8("experts.inner", inner, num_rows=count),
         down=workspace.rows("experts.down", D, num_rows=count),
     )
-
-
-def _choice(passage: Passage, *, logits: Rows) -> Table:
-    """What is chosen and by what."""
-    moe, workspace = passage.config.backbone.moe, passage.workspace
-    E, A, T = moe.n_routed_experts, moe.num_experts_per_tok, workspace.num_rows
-    return {
-        at.NUM_EXPERTS: E,
-        at.NUM_CHOSEN: A,
-        at.CHOSEN: workspace.array("experts.chosen", (T, A), np.int64).ctypes.data,
-        at.WEIGHTS: workspace.array("experts.weights", (T, A), np.float32).ctypes.data,
-        at.LOGITS: logits.address,
-        at.LOGITS_STRIDE: logits.stride,
-        at.BIAS: passage.floats("ffn.router_bias").ctypes.data,
-        at.IS_SOFTMAX: int(moe.routing == "softmax"),
-        at.SCORES: workspace.array("experts.scores", (T, E), np.float32).ctypes.data,
-        at.LOG_SCORES: workspace.array("experts.log_scores", (T, E), np.float32).ctypes.data,
-    }
 
 
 def _dispatch(passage: Passage, pairs: _Pairs, *, tokens: Int8Rows) -> Table:

@@ -22,6 +22,8 @@ def _chosen(tensors: Tensors, *, num_threads: int | None, is_limited: bool) -> L
     num_bytes = tensors.ternary_bytes
     if num_bytes == 0:
         return _as_in_file("no matrix is in tiles")
+    if tensors.keeps_tiles:
+        return _as_in_file("codes are learnt, and a copy would not follow them")
     if is_limited and forced_layout() is None:
         return _as_in_file("memory is limited, and another layout is a copy")
     cache_bytes = system.cache_bytes()

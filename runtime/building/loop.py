@@ -15,6 +15,7 @@ from quant.kernels.rounds import places as at
 from quant.kernels.rounds.reference import decay_and_gain
 from quant.native import Kernel, KernelsOf
 from runtime.building import steps
+from runtime.building.choosing import gather_decided
 from runtime.building.plan import Plan, Stream
 from runtime.building.steps import Table
 from runtime.building.tensors import Floats
@@ -128,6 +129,7 @@ class _Loop:
         self.plan.program.together(
             count, Step(kernel=kernel, arguments=table, num_places=at.NUM_PLACES, units_per_token=1)
         )
+        gather_decided(self.plan, number=number, count=count, table=table)
 
     def keep(self, number: int, count: Count) -> None:
         """What the round leaves behind, and who takes the next."""

@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from configs.inventory import Layer, layers
 from quant.packing import PackedRows
 from runtime.building import steps
+from runtime.building.choosing import decide_behind
 from runtime.building.feed_forward import add_feed_forward
+from runtime.building.foresight import add_lookahead
 from runtime.building.loop import add_loop
 from runtime.building.mixers.table import MIXERS
 from runtime.building.plan import Passage, Plan, Stream
@@ -49,6 +51,14 @@ def add_model(plan: Plan) -> Outline:
             passage = Passage(plan=plan, layer=layer, round_number=number, count=count)
             MIXERS[layer.kind](passage, stream)
             add_feed_forward(passage, stream)
+            add_behind(layer, number, count)
+
+    def add_behind(layer: Layer, number: int, count: Count) -> None:
+        if layer.index == 0:
+            add_lookahead(plan, stream, count=count)
+        # What the loop's last layer leaves in a round is no result yet.
+        if not (layer.looped and layer.index == looping.loop[1]):
+            decide_behind(plan, stream, source=layer.index, number=number, count=count)
 
     if not looping.enabled:
         add_layers(all_layers, 0, tokens)
@@ -61,6 +71,7 @@ def add_model(plan: Plan) -> Outline:
             tokens=tokens,
             add_round=lambda number, count, _: add_layers(looped, number, count),
         )
+        decide_behind(plan, stream, source=looping.loop[1], number=0, count=tokens)
         add_layers(all_layers[looping.loop[1] + 1 :], 0, tokens)
     return Outline(tokens=tokens, ids=ids, embedding=embedding, stream=stream)
 

@@ -26,6 +26,16 @@ class DeltaGates:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Chosen:
+    """Where a pass through a layer with experts leaves which of them its tokens visit."""
+
+    layer: int
+    round_number: int
+    experts_TA: NDArray[np.int64]
+    """The best first; of the tokens that are in the round."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Plan:
     """A model being built."""
 
@@ -36,6 +46,10 @@ class Plan:
     program: ProgramBuilder
     delta_gates: list[DeltaGates] = field(default_factory=list[DeltaGates])
     """Of each such layer, to be looked at after a call."""
+    chosen: list[Chosen] = field(default_factory=list[Chosen])
+    """Of each pass through a layer with experts, in the order in which a token takes them."""
+    foresees: bool = False
+    """Whether the lookahead router runs, and what is decided ahead is told, though no expert is on disk."""
     num_streams: int = 1
     """Streams that a call may have tokens of."""
 

@@ -31,7 +31,7 @@ def projection(passage: Passage, name: str, *, acts: Int8Rows, y: Rows) -> Proje
         behind=(
             steps.quantize(hidden, acts=hidden_acts),
             _int8(up, acts=hidden_acts, y=added),
-            _add(added, to=y),
+            add(added, to=y),
         ),
     )
 
@@ -46,7 +46,8 @@ def _int8(packed: PackedRows, *, acts: Int8Rows, y: Rows) -> Step:
     )
 
 
-def _add(addend: Rows, *, to: Rows) -> Step:
+def add(addend: Rows, *, to: Rows) -> Step:
+    """Add rows to others."""
     return Step(
         kernel=steps.kernel_of("add_rows"),
         arguments={

@@ -6,6 +6,8 @@ from typing import TypeAlias, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from chronos_moe.store.manifest import EXPERTS_KEY, MANIFEST_NAME, Manifest, read_manifest
+from chronos_moe.store.whole import cluster_files
 from configs.errors import ModelError
 from configs.schema.model import ModelConfig
 from quant.container import B158File, open_b158
@@ -15,8 +17,10 @@ from quant.layouts import LaidTernary, laid_out
 from quant.packing import PackedRows, PackedTernary
 from quant.selfcheck import chosen
 from quant.sherry_packing import PackedSherry
+from runtime.building.shelf import Shelf, is_of_expert
 from runtime.model_folder import PackedModel
 from runtime.packed_inspection import check_tensors
+from runtime.verified import Checkable
 
 Floats: TypeAlias = NDArray[np.float32]
 T = TypeVar("T")
@@ -26,12 +30,24 @@ class Tensors:
     """Typed tensors of a model, whose routed experts may lie in a file of their own."""
 
     def __init__(self, model: PackedModel) -> None:
+        self._config = model.config
         self._files = [model.file]
-        if model.holding == "all but routed experts":
+        self.manifest = _manifest(model)
+        """Of files of experts that are read as they are needed, where the model has such."""
+        self.shelf: Shelf | None = None
+        """Where they are, for whoever runs the model."""
+        if model.holding == "all but routed experts" and self.manifest is None:
             self._files.append(_experts_file(model))
         self._made: dict[str, object] = {}
+        self.keeps_tiles = model.moves_codes
+        """Whether codes are to be moved where they lie."""
         self.layout: Layout = LAYOUTS[0]
         """How `laid` gives ternary matrices."""
+
+    def put_on_shelf(self) -> None:
+        """Leave experts that lie in clusters where they are; a program is built to wait for them."""
+        if self.manifest is not None:
+            self.shelf = Shelf(self.manifest, self._config)
 
     @property
     def ternary_bytes(self) -> int:
@@ -48,8 +64,17 @@ class Tensors:
     def files(self) -> tuple[B158File, ...]:
         return tuple(self._files)
 
+    @property
+    def whole_files(self) -> tuple[Checkable, ...]:
+        """All files of the model, to be looked through for damage."""
+        if self.manifest is None:
+            return self.files
+        return (*self.files, *cluster_files(self.manifest, self._files[0].path.parent))
+
     def ternary(self, name: str) -> PackedTernary | PackedSherry:
         """A ternary matrix in the form that the model is packed in."""
+        if self.shelf is not None and is_of_expert(name):
+            return self.shelf.matrix(name)
         file = self._file_of(name)
         spec = file.tensors.get(name)
         return file.sherry(name) if spec is not None and spec.kind == "sherry" else file.ternary(name)
@@ -57,7 +82,8 @@ class Tensors:
     def laid(self, name: str) -> PackedTernary | LaidTernary | PackedSherry:
         """A ternary matrix as products read it: a view of the file, or a copy in another layout."""
         packed = self.ternary(name)
-        if self.layout == LAYOUTS[0] or isinstance(packed, PackedSherry):
+        is_shelved = self.shelf is not None and is_of_expert(name)
+        if self.layout == LAYOUTS[0] or isinstance(packed, PackedSherry) or is_shelved:
             return packed
         return self.made(f"laid {name}", lambda: laid_out(packed, layout=self.layout, pack=_in_trits))
 
@@ -65,6 +91,8 @@ class Tensors:
         return self._file_of(name).rows(name)
 
     def floats(self, name: str) -> Floats:
+        if self.shelf is not None and is_of_expert(name):
+            return self.shelf.floats(name)
         return self._file_of(name).floats(name)
 
     def made(self, name: str, make: Callable[[], T]) -> T:
@@ -88,12 +116,20 @@ def _in_trits(packed: PackedTernary) -> NDArray[np.uint8]:
     return call.outputs[0]
 
 
+def _manifest(model: PackedModel) -> Manifest | None:
+    path = model.folder / MANIFEST_NAME
+    if model.holding != "all but routed experts" or not path.is_file():
+        return None
+    return read_manifest(path, model.config, experts_digest=model.file.metadata.get(EXPERTS_KEY))
+
+
 def _experts_file(model: PackedModel) -> B158File:
     path = model.folder / model.config.files.moe
     if not path.is_file():
         raise ModelError(
-            f"{model.file.path} holds all but the routed experts, and there is no {path}",
-            hint="Copy the file of experts there, or export the model again as one file.",
+            f"{model.file.path} holds all but the routed experts, and there is no {path.name} nor "
+            f"{MANIFEST_NAME} beside it",
+            hint="Copy the files of experts there, or export the model again as one file.",
         )
     file = open_b158(path)
     _check_experts(file, model.config)

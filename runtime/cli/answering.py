@@ -20,7 +20,8 @@ from runtime.cli.choices import (
     system_from,
 )
 from runtime.cli.compiling import compiling_told
-from runtime.cli.opening import model_path, template_of
+from runtime.cli.experts_options import experts_from
+from runtime.cli.opening import model_path
 from runtime.cli.out import interrupted_late, interruptible
 from runtime.cli.wholeness import check_files
 from runtime.engine import SLICE_TOKENS, Engine
@@ -44,7 +45,7 @@ def answer_file(args: argparse.Namespace) -> int:
     answers = _checked_files(args)
     args.seed = SEED if args.seed is None else args.seed
     with interrupted_late() as look_out, compiling_told(look_out):
-        model = open_model(model_path(args))
+        model = open_model(model_path(args), adapters=args.adapter)
         defaults = _defaults(args, model)
         streams = _streams(args, model.config)
         limit = None if args.memory_limit is None else parsed_size(args.memory_limit)
@@ -55,6 +56,7 @@ def answer_file(args: argparse.Namespace) -> int:
             memory_limit_bytes=limit,
             num_streams=streams,
             slice_tokens=max(SLICE_TOKENS, streams),
+            experts=experts_from(args),
         )
     with engine:
         if limit is not None:
@@ -107,7 +109,7 @@ def _defaults(args: argparse.Namespace, model: PackedModel) -> Defaults:
     settings.check_ids(tokenizer.vocab_size)
     return Defaults(
         tokenizer=tokenizer,
-        template=template_of(model, tokenizer),
+        template=model.fitting_template(tokenizer),
         settings=settings,
         limits=limits_from(args, config),
         rounds=rounds_from(args, config),

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from runtime.cli.run import SHIPPED, add_answer_arguments
+from runtime.cli.experts_options import add_experts_arguments
+from runtime.cli.run import SHIPPED, add_adapter_argument, add_answer_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "-m", "--model", metavar="MODEL", help=f"a .b158 file or its folder (default: {SHIPPED})"
     )
+    add_adapter_argument(model.add_argument)
     model.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: one a core)")
     model.add_argument("--streams", type=int, metavar="N", help="answers at a time (default: the config's)")
     model.add_argument("--system", metavar="TEXT", help="the message that comes before each chat")
@@ -32,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="end answers whose steps keep taking longer than the config says",
     )
+    add_experts_arguments(parser)
     add_answer_arguments(parser)
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from configs.errors import EXIT_DONE, ModelError, UsageError
 from configs.load import PRESETS
+from runtime.cli.experts_options import add_experts_arguments, experts_from
+from runtime.cli.run import add_adapter_argument
 
 if TYPE_CHECKING:
     from runtime.measuring.benching import Asked
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .b158 file, a folder of one, or a preset or config.json, which gets random weights: "
         f"{', '.join(PRESETS)} (default: the shipped model)",
     )
+    add_adapter_argument(parser.add_argument)
     tests = parser.add_argument_group("tests (several numbers with commas; 0 leaves one out)")
     tests.add_argument(
         "-p", "--n-prompt", default="512", metavar="N", help="read a prompt of N tokens (default: 512)"
@@ -83,22 +86,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"where the plot goes; its ending says the form; {NO_PLOT} for none (default: {PLOT_NAME})",
     )
+    parser.add_argument(
+        "--experts",
+        action="store_true",
+        help="in place of the tests: experts on disk beside plain mapped files, under one limit of memory",
+    )
+    add_experts_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print it."""
     form = _form(args)
     _refuse_idle(args)
-    report = _long(args) if args.longctx else _tests(args)
+    report = _experts(args) if args.experts else _long(args) if args.longctx else _tests(args)
     if form == "json":
         json.dump(report, sys.stdout, indent=2, allow_nan=False)
         print()
         return EXIT_DONE
-    from runtime.cli import bench_view
+    from runtime.cli import bench_experts, bench_view
     from runtime.cli.tables import say
 
-    say(bench_view.lines(report, form=form))
+    say((bench_experts if args.experts else bench_view).lines(report, form=form))
     return EXIT_DONE
+
+
+def _experts(args: argparse.Namespace) -> Report:
+    from runtime.cli.bench_experts import measure_experts
+    from runtime.cli.wholeness import check_files
+    from runtime.model_folder import open_model
+
+    asked = _asked(args)
+    plot = None if args.plot is None else _plot(args)
+    if args.adapter:
+        raise UsageError("--adapter is for the tests, and --experts takes their place", hint="Leave it out.")
+    if any(len(given) > 1 for given in (asked.answer_tokens, asked.threads, asked.rounds)):
+        raise UsageError("--experts goes with one number of tokens, threads and loops")
+    source = Path(_source(args))
+    check_files(open_model(source))
+    return measure_experts(
+        args,
+        model=source,
+        tokens=next(iter(asked.answer_tokens)),
+        threads=next(iter(asked.threads)),
+        rounds=next(iter(asked.rounds), None),
+        plot=plot,
+        bar=_bar,
+    )
 
 
 def _tests(args: argparse.Namespace) -> Report:
@@ -111,7 +144,9 @@ def _tests(args: argparse.Namespace) -> Report:
         with _bar("measuring") as progress:
             report = bench_model(path, asked, progress=progress)
         if not args.no_start:
-            report["process"] = bench_process(path, rounds=rounds, num_threads=next(iter(asked.threads)))
+            report["process"] = bench_process(
+                path, rounds=rounds, num_threads=next(iter(asked.threads)), adapters=asked.adapters
+            )
     return report
 
 
@@ -120,6 +155,7 @@ def _long(args: argparse.Namespace) -> Report:
     from runtime.engine import Engine
     from runtime.measuring.benching import check_rounds
     from runtime.measuring.far import far_report
+    from runtime.model_folder import open_model
 
     asked, plot = _asked(args), _plot(args)
     positions = _numbers(args.positions or LONG_POSITIONS, what="--positions")
@@ -128,7 +164,11 @@ def _long(args: argparse.Namespace) -> Report:
     with (
         _weights(args) as path,
         compiling_told(),
-        Engine.open(path, num_threads=next(iter(asked.threads))) as engine,
+        Engine(
+            open_model(path, adapters=asked.adapters),
+            num_threads=next(iter(asked.threads)),
+            experts=asked.experts,
+        ) as engine,
         _bar("reading as far as asked") as progress,
     ):
         check_rounds(engine.config, asked.rounds)
@@ -162,6 +202,8 @@ def _asked(args: argparse.Namespace) -> "Asked":
         threads=(None,) if args.threads is None else _numbers(args.threads, what="--threads"),
         rounds=() if args.loops is None else _numbers(args.loops, what="--loops"),
         exit_threshold=args.exit_threshold,
+        adapters=tuple(args.adapter),
+        experts=experts_from(args),
     )
 
 
@@ -206,8 +248,10 @@ def _form(args: argparse.Namespace) -> str:
 
 def _refuse_idle(args: argparse.Namespace) -> None:
     """Refuse options that would do nothing."""
+    if args.experts and args.longctx:
+        raise UsageError("--experts and --longctx are two benchmarks", hint="Give one of them.")
     for name in ("positions", "turns", "plot", "moving"):
-        if not args.longctx and getattr(args, name):
+        if not (args.longctx or (args.experts and name == "plot")) and getattr(args, name):
             raise UsageError(
                 f"--{name} is of use with --longctx alone", hint="Add --longctx, or leave it out."
             )

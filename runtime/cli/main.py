@@ -24,19 +24,38 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
+    "adapter": Verb("runtime.cli.adapter", "apply, undo, show and merge what was learnt by fine-tuning"),
     "batch": Verb("runtime.cli.batch", "answer the prompts of a file, many at a time"),
     "bench": Verb("runtime.cli.bench", "measure how fast a model runs here, and whether it stays so"),
     "chat": Verb("runtime.cli.chat", "talk with a model"),
     "doctor": Verb(
         "runtime.cli.doctor", "tell what this machine and this installation can do, and what is broken"
     ),
-    "export": Verb("exports.cli.export", "pack a trained model for the runtime"),
+    "export": Verb(
+        "exports.cli.export", "pack a trained model for the runtime, or hand it over to other programs"
+    ),
+    "finetune": Verb(
+        "runtime.cli.finetune", "teach a model by forward passes alone; chimera-mezo is the same"
+    ),
+    "import": Verb("exports.cli.import_model", "make a checkpoint of a Hugging Face folder"),
     "inspect": Verb("runtime.cli.inspect", "show what a model is, what it costs, and what its file claims"),
+    "log-experts": Verb("runtime.cli.log_experts", "write down which experts a text visits"),
+    "pack-experts": Verb(
+        "exports.cli.pack_experts", "lay a packed model's experts on disk, to be read as they are needed"
+    ),
     "perplexity": Verb("exports.cli.perplexity", "measure how well a model foresees text, in bits per byte"),
     "plan": Verb("runtime.cli.plan", "tell whether a model fits this machine, and how fast it will be"),
+    "route-ahead": Verb(
+        "exports.cli.route_ahead",
+        "have a model's experts decided some layers earlier, so that they are known",
+    ),
     "run": Verb("runtime.cli.run", "answer a prompt, or talk where there is none; chimera-run is the same"),
     "state": Verb("runtime.cli.state", "list, show, compare and remove saved talks"),
     "train": Verb("chimera.cli.train", "train a model on text, or go on with its training"),
+    "train-intent": Verb(
+        "chimera.cli.train_intent",
+        "learn which experts the answer to a prompt will visit, from a log of them",
+    ),
 }
 
 

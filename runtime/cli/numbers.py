@@ -8,6 +8,7 @@ of the last call.
 import numpy as np
 
 from runtime.cli.alarms import Alarm, alarms, busiest_over_mean
+from runtime.cli.experts_numbers import experts_numbers
 from runtime.cli.opening import Opened
 from runtime.gates import gate_means
 from runtime.state import State
@@ -72,6 +73,7 @@ def _all_numbers(talk: Opened, left_out: frozenset[str]) -> dict[str, float | in
         "moe_expert_load_balance": _load_balance(talk),
         "moe_experts_met": _experts_met(talk),
         "screened": talk.speaker.num_screened,
+        **experts_numbers(talk.engine),
         "seed": talk.session.settings.seed,
     }
 

@@ -71,6 +71,8 @@ def report(talk: Opened, last: Answer, text: str) -> dict[str, object]:
         "stats": numbers(talk),
         "alarms": [asdict(alarm) for alarm in raised(talk)],
     }
+    if talk.engine.experts is not None:
+        found["experts"] = talk.engine.experts.report()
     if last.choices:
         found["log_probs"] = [
             {"id": choice.token, "log_prob": choice.log_prob, "best": [list(pair) for pair in choice.best]}

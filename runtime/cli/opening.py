@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import ModelError
-from configs.text.template import DEFAULT_TEMPLATE, ChatTemplate
+from configs.text.template import ChatTemplate
 from configs.text.tokenizer import Tokenizer
 from runtime.cli.branches import MOST_BYTES, Branches
 from runtime.cli.choices import limits_from, rounds_from, settings_from, system_from
 from runtime.cli.compiling import compiling_told
+from runtime.cli.experts_options import experts_from
 from runtime.cli.out import interrupted_late
 from runtime.cli.room import kept_bytes, limit_of, screen_use
 from runtime.cli.starting import nothing_collected
@@ -19,10 +20,8 @@ from runtime.cli.tables import plain
 from runtime.cli.wholeness import check_files
 from runtime.engine import Engine
 from runtime.head import Speaker
-from runtime.model_folder import DEMO, PackedModel, open_model
+from runtime.model_folder import DEMO, open_model
 from runtime.session import Session
-
-DEFAULT_MARKERS = {"<|system|>", "<|user|>", "<|assistant|>", "<|im_end|>"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +35,10 @@ class Opened:
     """The model's, as a terminal may show it."""
     screen_bytes: int
     """Memory under a limit that is left for the screen."""
+    base_digest: str
+    """Of the model's file alone."""
+    adapter_digests: tuple[str, ...]
+    """Of what was learnt since, in order."""
     tokenizer: Tokenizer
     template: ChatTemplate | None
     """The model's, also where a text is gone on with."""
@@ -59,19 +62,22 @@ def _begun(
     args: argparse.Namespace, *, held: ExitStack, look_out: Callable[[], None], prompt_characters: int
 ) -> Opened:
     """Open all; `held` closes it, and `look_out` is called wherever an interrupt may come between."""
-    model = open_model(model_path(args))
+    model = open_model(model_path(args), adapters=args.adapter)
     config = model.config
     settings, limits, rounds = (
         settings_from(args, config),
         limits_from(args, config),
         rounds_from(args, config),
     )
+    experts = experts_from(args)
     tokenizer = model.tokenizer()
     settings.check_ids(tokenizer.vocab_size)
-    template = template_of(model, tokenizer)
+    template = model.fitting_template(tokenizer)
     limit = limit_of(args, model, rounds=rounds, prompt_characters=prompt_characters)
     check_files(model, anew=args.verify, look_out=look_out)
-    engine = held.enter_context(Engine(model, num_threads=args.threads, memory_limit_bytes=limit))
+    engine = held.enter_context(
+        Engine(model, num_threads=args.threads, memory_limit_bytes=limit, experts=experts)
+    )
     use, screen_bytes = screen_use(args.screen, engine, rounds=rounds, prompt_characters=prompt_characters)
     speaker = Speaker(engine, num_ids=tokenizer.vocab_size, screen=use)
     room = kept_bytes(engine, rounds, screen_bytes=screen_bytes, prompt_characters=prompt_characters)
@@ -97,6 +103,8 @@ def _begun(
         speaker=speaker,
         name=name,
         screen_bytes=screen_bytes,
+        base_digest=model.file.digest,
+        adapter_digests=tuple(adapter.digest for adapter in model.adapters),
         tokenizer=tokenizer,
         template=template,
         branches=Branches(session, most_bytes=MOST_BYTES if limit is None else room),
@@ -113,10 +121,3 @@ def model_path(args: argparse.Namespace) -> Path:
             hint="Name a model: chimera-run -m MODEL",
         )
     return DEMO
-
-
-def template_of(model: PackedModel, tokenizer: Tokenizer) -> ChatTemplate | None:
-    """The model's chat template; None where the usual one meets a tokenizer without its words."""
-    template = model.template(tokenizer)
-    fits = template.source != DEFAULT_TEMPLATE or tokenizer.specials.keys() >= DEFAULT_MARKERS
-    return template if fits else None

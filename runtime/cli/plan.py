@@ -37,10 +37,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="the change below which a token leaves the loop; 0 is never (default: the config's)",
     )
+    parser.add_argument(
+        "--finetune", metavar="METHOD", help="the memory that teaching it takes: by scales, codes or state"
+    )
+    parser.add_argument(
+        "--longest",
+        type=int,
+        default=128,
+        metavar="N",
+        help="with --finetune: tokens of the longest record (default: 128)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan. A model that does not fit is an error, whose hint says what would."""
+    if args.finetune is not None:
+        return _plan_learning(args)
     from runtime.cli.choices import parsed_size
     from runtime.cli.compiling import compiling_told
     from runtime.cli.progress import share_done
@@ -66,6 +78,34 @@ def run(args: argparse.Namespace) -> int:
     if not report["fits"]:
         sys.stdout.flush()
         raise _refusal(report)
+    return EXIT_DONE
+
+
+def _plan_learning(args: argparse.Namespace) -> int:
+    from runtime.cli.compiling import compiling_told
+    from runtime.measuring.learning_plan import plan_learning
+
+    with compiling_told():
+        report = plan_learning(args.model, args.finetune, longest=args.longest, num_threads=args.threads)
+    if args.json:
+        json.dump(report, sys.stdout, indent=2, allow_nan=False)
+        print()
+    else:
+        rows = [
+            ("files", size(report["files_bytes"]), "mapped, as its own"),
+            ("learnt", size(report["learnt_bytes"]), f"what {report['method']} keeps beside them"),
+            ("process", size(report["process_bytes"]), f"with {report['streams']} streams that read a batch"),
+            ("peak", size(report["needed_bytes"]), "all of it"),
+            ("available", size(report["available_bytes"]), report["available_is"]),
+        ]
+        say([f"to teach {plain(args.model)} by {report['method']}", *table(("<", "", "<"), rows)])
+    if not report["fits"]:
+        sys.stdout.flush()
+        raise NotEnoughMemory(
+            f"to teach {plain(args.model)} takes {size(report['needed_bytes'])}; there are "
+            f"{size(report['available_bytes'])}: {report['available_is']}",
+            hint="Close other programs, or take a smaller model.",
+        )
     return EXIT_DONE
 
 

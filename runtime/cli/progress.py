@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
@@ -51,6 +52,19 @@ def share_done(what: str) -> Generator[Callable[[int, int], None]]:
                 bar.stop()
 
         yield advance
+
+
+@contextmanager
+def steps_done(what: str) -> Generator[Callable[[int, int, str], None]]:
+    """A bar over steps; the function given takes how many are done, all that there are, and words for now."""
+    columns = (_what(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), _words())
+    with _bar(*columns) as bar:
+        task = bar.add_task(what, total=None, words="")
+        yield lambda done, total, words: bar.update(task, completed=done, total=total, words=words)
+
+
+def _words() -> TextColumn:
+    return TextColumn("{task.fields[words]}", markup=False)
 
 
 def _what() -> TextColumn:

@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from runtime.cli.experts_options import add_experts_arguments
 from runtime.cli.main import verb_main
 
 SHIPPED = "the shipped model"
@@ -35,6 +36,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "-m", "--model", metavar="MODEL", help=f"a .b158 file or its folder (default: {SHIPPED})"
     )
+    add_adapter_argument(model.add_argument)
     model.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: one a core)")
     model.add_argument("--system", metavar="TEXT", help="the message that comes before a chat")
     model.add_argument(
@@ -53,12 +55,24 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--verify", action="store_true", help="read the model's files whole again, and refuse damaged ones"
     )
+    add_experts_arguments(parser)
     talk = parser.add_argument_group("the talk")
     talk.add_argument("--load", metavar="FILE", help="go on with a saved talk, as it would have gone on")
     talk.add_argument("--fork", metavar="FILE", help="go on with a saved talk, and draw otherwise")
     talk.add_argument("--save", metavar="FILE", help="write the talk to a file when it is over")
     add_answer_arguments(parser)
     parser.add_argument("--stats", action="store_true", help="tell times, memory and seed on stderr")
+
+
+def add_adapter_argument(add_argument: Callable[..., object]) -> None:
+    """What the model has learnt since it was packed."""
+    add_argument(
+        "--adapter",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="what was learnt by fine-tuning, a .cza file; several are applied in their order",
+    )
 
 
 def add_answer_arguments(parser: argparse.ArgumentParser) -> None:

@@ -89,7 +89,8 @@ def identity_of(here: Opened) -> Identity:
     """What a state of this talk belongs to."""
     return Identity(
         name=here.name,
-        model=here.engine.digest,
+        model=here.base_digest,
         tokenizer=here.tokenizer.digest,
         template="" if here.template is None else template_digest(here.template.source),
+        adapters=here.adapter_digests,
     )

@@ -15,7 +15,7 @@ def check_files(
     model: PackedModel, *, anew: bool = False, look_out: Callable[[], None] | None = None
 ) -> None:
     """Refuse damaged files; `look_out` is called wherever an interrupt may come between."""
-    files = Tensors(model).files
+    files = Tensors(model).whole_files
     if sum(file.path.stat().st_size for file in files) < LARGE_FILE_BYTES or not sys.stderr.isatty():
         check_whole(files, anew=anew, progress=lambda read, total: look_out() if look_out else None)
         return

@@ -29,6 +29,7 @@ from quant.selfcheck import chosen
 from runtime import system
 from runtime.building.states import check_runnable
 from runtime.engine import Engine
+from runtime.experts.asked import ExpertsAsked
 from runtime.measuring.answering import Answering
 from runtime.measuring.exit import check_exit_threshold, exit_threshold_of
 from runtime.measuring.reading import Reading
@@ -60,6 +61,10 @@ class Asked:
     """Rounds of the loop; none given are those of the model's config."""
     exit_threshold: float | None = None
     """The change below which a token leaves the loop; None is the config's."""
+    adapters: tuple[str, ...] = ()
+    """What the model has learnt since it was packed."""
+    experts: ExpertsAsked | None = None
+    """How experts on disk are kept and read."""
 
     def __post_init__(self) -> None:
         check_exit_threshold(self.exit_threshold)
@@ -117,7 +122,7 @@ def weights_of(
 
 def bench_model(path: Path | str, asked: Asked, *, progress: Progress | None = None) -> Report:
     """Speeds of a packed model in every asked way; `progress` is given the tests done, and all."""
-    model = open_model(path)
+    model = open_model(path, adapters=asked.adapters)
     config, tests = model.config, list(asked.tests())
     exit_threshold = exit_threshold_of(config, asked.exit_threshold)
     depths = asked.rounds or (config.rounds_default,)
@@ -132,7 +137,8 @@ def bench_model(path: Path | str, asked: Asked, *, progress: Progress | None = N
 
     found: list[Report] = []
     for threads in asked.threads:
-        with Engine.open(path, num_threads=threads) as engine:
+        model = open_model(path, adapters=asked.adapters)
+        with Engine(model, num_threads=threads, experts=asked.experts) as engine:
             trials = [
                 _Trial(kind=kind, num_tokens=number, rounds=depth)
                 for depth in depths
@@ -167,7 +173,12 @@ def check_rounds(config: ModelConfig, depths: Sequence[int]) -> None:
 
 
 def bench_process(
-    path: Path | str, *, rounds: int | None = None, num_threads: int | None = None, starts: int = 3
+    path: Path | str,
+    *,
+    rounds: int | None = None,
+    num_threads: int | None = None,
+    starts: int = 3,
+    adapters: tuple[str, ...] = (),
 ) -> Report:
     """From the start of a new process to its first answer, and the most memory it takes: medians of some."""
     model = open_model(path)
@@ -176,9 +187,10 @@ def bench_process(
     threads = default_threads().count if num_threads is None else num_threads
     if has_words(model):
         answer = ("run", "-m", str(path), "-p", _FIRST_WORDS, "-n", str(_WATCHED_TOKENS), "--temp", "0")
+        answer = (*answer, *(word for adapter in adapters for word in ("--adapter", adapter)))
         arguments = (*answer, "-t", str(threads), "--loops", str(depth))
     else:
-        arguments = ("engine", str(path), str(threads), str(depth), str(_WATCHED_TOKENS))
+        arguments = ("engine", str(path), str(threads), str(depth), str(_WATCHED_TOKENS), *adapters)
     found = [watch(*arguments) for _ in range(starts)]
     files, state = file_bytes(model), state_bytes(config, depth)
     peak = max(process.peak_bytes for process in found)

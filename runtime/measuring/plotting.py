@@ -1,14 +1,15 @@
-"""The plot of a long text: milliseconds a token and memory over positions. It needs the extra `plot`."""
+"""Plots: a long text, and what compute and disk do along some tokens. They need the extra `plot`."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.errors import ChimeraError, MissingExtra, UsageError
 
 PLOT_FORMS = (".png", ".svg", ".pdf")
-_BLUE, _ORANGE = "#2a6fbb", "#d97706"
+_BLUE, _ORANGE, _RED = "#2a6fbb", "#d97706", "#b91c1c"
+_LANES = {"compute": _BLUE, "stall": _RED, "read": _ORANGE}
 
 
 def check_plot(path: Path) -> None:
@@ -60,7 +61,31 @@ def plot_far(far: Mapping[str, Any], path: Path, *, title: str) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right")
-    figure.suptitle(f"{title}: {far['threads']} threads, {far['rounds']} rounds".replace("$", r"\$"))
+    _save(figure, path, title=f"{title}: {far['threads']} threads, {far['rounds']} rounds")
+
+
+def plot_timeline(spans: Sequence[Sequence[Any]], path: Path, *, title: str) -> None:
+    """Write the plot; a span is a kind, its begin and its end in seconds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    begin = min(span[1] for span in spans)
+    # A figure of our own and no pyplot: that would look for a screen.
+    figure: Any = Figure(figsize=(9, 2.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for lane, (kind, color) in enumerate(reversed(_LANES.items())):
+        bars = [((first - begin) * 1e3, (last - first) * 1e3) for what, first, last in spans if what == kind]
+        # Reads that run side by side lie over each other, and look the darker for it.
+        axes.broken_barh(bars, (lane - 0.4, 0.8), facecolors=color, alpha=0.5 if kind == "read" else 1.0)
+    axes.set_yticks(range(len(_LANES)), list(reversed(_LANES)))
+    axes.set_xlabel("ms")
+    axes.grid(alpha=0.3, axis="x")
+    _save(figure, path, title=title)
+
+
+def _save(figure: Any, path: Path, *, title: str) -> None:
+    figure.suptitle(title.replace("$", r"\$"))
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:

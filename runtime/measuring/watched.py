@@ -59,11 +59,12 @@ def watch(*arguments: str) -> Watched:
     return Watched(first_s=first_s, peak_bytes=int(lines[-1].removeprefix(_PEAK)))
 
 
-def _engine(model: str, threads: str, rounds: str, tokens: str) -> None:
+def _engine(model: str, threads: str, rounds: str, tokens: str, *adapters: str) -> None:
     from runtime.engine import Engine
     from runtime.measuring.answering import Answering
+    from runtime.model_folder import open_model
 
-    with Engine.open(model, num_threads=int(threads)) as engine:
+    with Engine(open_model(model, adapters=adapters), num_threads=int(threads)) as engine:
         answering = Answering(engine, exit_threshold=engine.config.exit_threshold_default)
         state = engine.new_state(int(rounds))
         ids = answering.drawn(_SEED, _IDS_OF_PROMPT)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from configs.errors import UsageError
 from configs.inventory import Layer, layers
@@ -16,6 +17,7 @@ from runtime.building.states import FIELDS, check_runnable
 from runtime.building.tensors import Tensors
 from runtime.model_folder import PackedModel
 from runtime.reference.feed_forward import feed_forward
+from runtime.reference.foresight import foresee
 from runtime.reference.mixers import LayerState, mixer
 from runtime.reference.weights import Floats, ReferenceWeights, activations
 
@@ -45,6 +47,11 @@ class ReferenceEngine:
         """What the head reads of the last token."""
         self.rounds_taken = 0
         """Rounds that the last token took."""
+        self.visited: list[NDArray[np.int64]] = []
+        """The experts that the last token visited, pass by pass."""
+        self.foresight: Floats | None = None
+        """What the lookahead router says behind it [steps, layers with experts, experts], if there is one."""
+        self._behind: dict[int, Floats] = {}
 
     def new_state(self, rounds: int | None = None) -> ReferenceState:
         """A stream before its first token."""
@@ -63,10 +70,12 @@ class ReferenceEngine:
         """Read one token."""
         rounds = state.rounds if rounds is None else rounds
         x_TD = lookup_rows(self._embedding, np.array([token]))
+        self.visited.clear()
         looping = self.config.looping
         if looping.enabled:
             x_TD = self._through(x_TD, self._layers[: looping.loop[0]], state, 0)
             x_TD = self._loop(x_TD, state, rounds, np.float32(exit_threshold))
+            self._behind[looping.loop[1]] = x_TD
             x_TD = self._through(x_TD, self._layers[looping.loop[1] + 1 :], state, 0)
         else:
             x_TD = self._through(x_TD, self._layers, state, 0)
@@ -83,8 +92,16 @@ class ReferenceEngine:
         for layer in some:
             held = state.layers[layer.index][number]
             x_TD = _sum(x_TD, mixer(self._weights, layer, x_TD, held))
-            x_TD = _sum(x_TD, feed_forward(self._weights, layer, x_TD))
+            x_TD = _sum(x_TD, self._feed_forward(layer, x_TD))
+            self._behind[layer.index] = x_TD
+            if layer.index == 0:
+                self.foresight = foresee(self._weights, x_TD)
         return x_TD
+
+    def _feed_forward(self, layer: Layer, x_TD: Floats) -> Floats:
+        source = layer.decided_behind
+        deciding_TD = None if source is None else self._behind[source]
+        return feed_forward(self._weights, layer, x_TD, deciding_TD=deciding_TD, visited=self.visited)
 
     def _loop(self, x_TD: Floats, state: ReferenceState, rounds: int, threshold: np.float32) -> Floats:
         weights, is_exact = self._weights, self.config.looping.zoh_input == "exact"
@@ -118,7 +135,7 @@ class ReferenceEngine:
         x_TD = self._through(x_TD, looped[:-1], state, number)
         last = looped[-1]
         x_TD = _sum(x_TD, mixer(self._weights, last, x_TD, state.layers[last.index][number]))
-        return x_TD, feed_forward(self._weights, last, x_TD)
+        return x_TD, self._feed_forward(last, x_TD)
 
     def _layer_state(self, layer: Layer) -> LayerState:
         fields = FIELDS[layer.kind](self.config, layer, self._weights.tensors)

@@ -1,6 +1,7 @@
 """Feed-forward parts on tokens: SwiGLU, or a shared expert and the chosen ones."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from configs.inventory import Layer
 from quant.kernels.dense.reference import dense
@@ -11,18 +12,33 @@ from quant.kernels.swiglu.reference import swiglu_norm_quantize
 from runtime.reference.weights import Floats, ReferenceWeights
 
 
-def feed_forward(weights: ReferenceWeights, layer: Layer, x_TD: Floats) -> Floats:
-    """What the layer's feed-forward part adds to the residual stream."""
+def feed_forward(
+    weights: ReferenceWeights,
+    layer: Layer,
+    x_TD: Floats,
+    *,
+    deciding_TD: Floats | None = None,
+    visited: list[NDArray[np.int64]] | None = None,
+) -> Floats:
+    """What the layer's feed-forward part adds to the residual stream.
+
+    `deciding_TD` is the residual stream that decides which experts are visited, where that is another one.
+    The choice is added to `visited`.
+    """
     prefix, config = f"layers.{layer.index}.ffn.", weights.config
     normed_TD, codes, scales, sums = norm_both(x_TD, weights.floats(f"{prefix}norm.weight"), weights.eps)
     quantized = codes, scales, sums
     if not layer.experts:
         return _swiglu(weights, prefix, quantized, inner=config.intermediate_size, gain="down_norm.weight")
     moe = config.backbone.moe
+    if deciding_TD is not None:
+        normed_TD = norm_both(deciding_TD, np.ones(config.hidden_size, dtype=np.float32), weights.eps)[0]
     logits_TE = dense(normed_TD, weights.floats(f"{prefix}router"))
     chosen_TA, weights_TA = choose(
         logits_TE, weights.floats(f"{prefix}router_bias"), moe.num_experts_per_tok, moe.routing == "softmax"
     )
+    if visited is not None:
+        visited.append(chosen_TA)
     shared_width = moe.n_shared_experts * moe.moe_intermediate_size
     shared_TD = _swiglu(weights, f"{prefix}shared.", quantized, inner=shared_width, gain="down_norm")
     rows = [

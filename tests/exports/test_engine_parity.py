@@ -43,6 +43,9 @@ VARIANTS = {
     "one zero in every four, corrections": {
         "quantization": {"sherry_mode": {"enabled": True}, "hgf_correction": {"enabled": True, "rank": 12}}
     },
+    "experts decided a layer ahead": {
+        "backbone": {"moe": {"enabled": True, "layers": [1, 2, 3], "route_ahead": 1}},
+    },
     "dense loop, output gates, experts by softmax": {
         "looping": {"injection": "dense", "zoh_input": "euler"},
         "gated_deltanet": {"use_output_gate": True},
@@ -166,9 +169,10 @@ def test_short_texts_agree_as_floats_do(tmp_path: Path, variant: str) -> None:
     assert near > 0.5 * total
 
 
+@pytest.mark.parametrize("variant", ["as it is", "experts decided a layer ahead"])
 @torch.no_grad()
-def test_tokens_leave_the_loop_where_they_leave_it_in_training(tmp_path: Path) -> None:
-    config = preset("micro")
+def test_tokens_leave_the_loop_where_they_leave_it_in_training(tmp_path: Path, variant: str) -> None:
+    config = build_config({"preset": "micro", **VARIANTS[variant]}, source="test")
     model = learnt(config)
     ids = np.random.default_rng(0).integers(0, config.vocab_size, 32)
     with Engine.open(packed(tmp_path, config, model), num_threads=1) as engine:

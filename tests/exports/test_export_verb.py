@@ -57,7 +57,7 @@ def test_a_model_without_words_says_so(tmp_path: Path, micro: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["gguf", "a", "b"], 2, "invalid choice: 'gguf'"),
+        (["exe", "a", "b"], 2, "invalid choice: 'exe'"),
         (["b158", "a"], 2, "OUT"),
         (["b158", "nothing", "out"], 3, "there is no such folder"),
         (["b158", "a", "b", "--embedding-bits", "3"], 2, "invalid choice: 3"),

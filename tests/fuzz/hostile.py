@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from configs.text.sentencepiece_file import read_sentencepiece_file
 from runtime.streams.sections import read_sections
-from tests.fuzz import packed, states, training, vocabularies
+from tests.fuzz import experts, packed, states, training, vocabularies
 from tests.fuzz.target import joined, put, separated
 from tests.quant.b158_files import take_apart, with_header
 
@@ -343,6 +343,35 @@ STATE: Mapping[str, Case] = {
     "a thousand levels": (_state(page=b'{"a":' * 1000), "nested more than 100 levels"),
 }  # fmt: skip
 
+
+def _visits(**about: str) -> Callable[[], bytes]:
+    return lambda: experts.described(experts.visits_seed(), experts.VISITS_KIND, **about)
+
+
+def _intent(**shape: float) -> Callable[[], bytes]:
+    return lambda: experts.described(experts.intent_seed(), experts.INTENT_KIND, shape=experts.shaped(shape))
+
+
+VISITS: Mapping[str, Case] = {
+    "whole": (_visits(), ""),
+    "empty": (_raw(b""), "is no log of expert visits"),
+    "another kind": (lambda: experts.intent_seed(), "its format is 'chimera intent 1'"),
+    "a layer without end": (_visits(passes="[[Infinity, 0], [3, 1], [5, 0]]"), "description cannot be read"),
+    "a pass that is no pair": (_visits(passes="[[3], [3, 1], [5, 0]]"), "description cannot be read"),
+    "a million levels": (_visits(passes="[" * 10**6), "description cannot be read"),
+    "four thousand digits": (_visits(num_experts="9" * 5000), "description cannot be read"),
+    "a pass twice": (_visits(passes="[[3, 0], [3, 0], [5, 0]]"), "3 passes through layers of 4 experts"),
+    "experts that are not there": (_visits(num_experts="3"), "an expert that its model does not have"),
+}
+INTENT: Mapping[str, Case] = {
+    "whole": (_intent(), ""),
+    "empty": (_raw(b""), "is no intent classifier"),
+    "a width without end": (_intent(width=float("inf")), "description cannot be read"),
+    "a depth of millions": (_intent(depth=10**7), "description cannot be read"),
+    "a word more": (_intent(words=1), "description cannot be read"),
+    "a vocabulary of another size": (_intent(vocab_size=7), "arrays are not those of its shape"),
+}
+
 HOSTILE: Mapping[str, Mapping[str, Case]] = {
     "b158": B158,
     "model": MODEL,
@@ -352,6 +381,8 @@ HOSTILE: Mapping[str, Mapping[str, Case]] = {
     "template": TEMPLATE,
     "records": RECORDS,
     "state": STATE,
+    "visits": VISITS,
+    "intent": INTENT,
     "shards": SHARDS,
     "checkpoint": CHECKPOINT,
 }

@@ -25,6 +25,7 @@ INSTRUMENTED = (
     *("quant.container", "quant.container_check", "quant.container_format"),
     *("runtime.model_folder", "runtime.packed_inspection"),
     *("runtime.streams.sections", "runtime.streams.state_file", "runtime.streams.about"),
+    *("chronos_moe.checked_file", "chronos_moe.visit_log", "chronos_moe.intent_file"),
     *("chimera.train.sealed", "chimera.train.tree_codec", "chimera.train.checkpoint"),
 )
 

@@ -59,6 +59,15 @@ def _states(name: str) -> Callable[[], Target]:
     return target
 
 
+def _experts(name: str) -> Callable[[], Target]:
+    def target() -> Target:
+        from tests.fuzz import experts
+
+        return getattr(experts, name)
+
+    return target
+
+
 TARGETS: Mapping[str, Callable[[], Target]] = {
     "b158": _packed("FILE"),
     "model": _packed("FOLDER"),
@@ -69,6 +78,8 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
     "template": _template("TEMPLATE"),
     "records": _document("RECORD_FILES"),
     "state": _states("STATE"),
+    "visits": _experts("VISITS"),
+    "intent": _experts("INTENT"),
     "shards": _training("SHARDS"),
     "checkpoint": _training("CHECKPOINT"),
 }

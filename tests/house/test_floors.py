@@ -18,12 +18,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "configs/text": {"jinja2", "sentencepiece", "splintr", "tokenizers", "zstandard"},
     "quant": {"llvmlite", "numba", "numpy"},
     "quant/qat": {"numpy", "torch"},
-    "chronos_moe": {"community", "networkx", "numpy", "safetensors", "torch"},
+    "chronos_moe": {"numpy", "safetensors", "torch"},
     "chronos_moe/store": {"numpy", "psutil"},
     "chimera": {"matplotlib", "numpy", "optuna", "psutil", "rich", "safetensors", "torch", "zstandard"},
     "runtime": {"jinja2", "llguidance", "llvmlite", "numba", "numpy", "psutil", "rich"},
     "runtime/measuring/plotting.py": {"matplotlib"},
     "exports": {"numpy", "onnx", "onnxruntime", "rich", "safetensors", "torch"},
+    "exports/handover": {"numpy", "safetensors", "torch", "transformers"},
+    "exports/huggingface.py": {"transformers"},
 }
 # Flags, caching and threads of compiled code are decided in one file.
 COMPILERS = {"cfunc", "guvectorize", "jit", "njit", "prange", "stencil", "vectorize"}

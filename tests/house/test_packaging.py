@@ -90,7 +90,8 @@ def test_the_wheel_holds_the_six_packages_and_nothing_else(tmp_path: Path):
     assert {name for name in names if not name.startswith(about)} == ours | kernels
     assert {f"{about}licenses/LICENSE", f"{about}licenses/THIRD_PARTY.md"} <= names
     assert entry_points == (
-        "[console_scripts]\nchimera = runtime.cli.main:main\nchimera-run = runtime.cli.run:main\n"
+        "[console_scripts]\nchimera = runtime.cli.main:main\n"
+        "chimera-mezo = runtime.cli.finetune:main\nchimera-run = runtime.cli.run:main\n"
     )
 
 

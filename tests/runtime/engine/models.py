@@ -57,6 +57,13 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "gated_deltanet": {"use_output_gate": True},
         "xlstm": {"use_output_gate": True},
     },
+    "experts decided a layer ahead": {
+        "backbone": {"moe": {"enabled": True, "layers": [1, 2, 3], "route_ahead": 1}},
+    },
+    "experts decided far ahead, by softmax, no loop": {
+        "looping": {"enabled": False},
+        "backbone": {"moe": {"enabled": True, "layers": [0, 2, 3], "route_ahead": 3, "routing": "softmax"}},
+    },
     "small window, no slots, two bits": {
         "quantization": {"embedding_bits": 2},
         "titans": {"persistent_memory_slots": 0, "local_window_size": 7, "memory_chunk": 5},

@@ -1,0 +1,108 @@
+"""Experts on disk beside plain mapped files, and which policy keeps the right ones.
+
+    python -m benchmarks.experts                 two models with random weights, and the shipped one
+    python -m benchmarks.experts --scale 4       experts for four times the memory
+
+The first table is of a model with random weights, whose choices nobody can foresee: every miss is waited for.
+The second is of the same model with experts decided two layers ahead, so that reads run beside compute. Both
+are what `chimera bench --experts` prints. The third is the shipped model on text, a quarter of its experts in
+memory: hits by policy and predictor. Run it on a machine that does nothing else.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chronos_moe.store.policy import POLICIES
+from chronos_moe.store.predictors import PREDICTORS, PredictorName
+from configs.load import build_config
+from exports.pack_experts import pack_experts
+from runtime.cli.bench_experts import lines
+from runtime.cli.tables import table
+from runtime.engine import Engine
+from runtime.experts.asked import ExpertsAsked
+from runtime.measuring.experts_bench import BUDGET_SHARE, ExpertsBench, bench_experts
+from runtime.model_folder import DEMO, open_model
+from runtime.random_model import random_b158
+
+NUM_EXPERTS = 96
+SHAPE: dict[str, Any] = {
+    "preset": "demo",
+    "hidden_size": 768,
+    "num_heads": 12,
+    "head_dim": 64,
+    "intermediate_size": 1536,
+}
+TEXT = Path(__file__).resolve().parents[1] / "docs" / "running.md"
+TEXT_TOKENS = 1000
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the models and print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experts", description=__doc__)
+    parser.add_argument("--scale", type=int, default=1, metavar="N", help="times as many experts")
+    parser.add_argument("--tokens", type=int, default=64, metavar="N")
+    parser.add_argument("--repetitions", type=int, default=3, metavar="N")
+    parser.add_argument(
+        "--folder", type=Path, metavar="FOLDER", help="on which disk (default: a temporary one)"
+    )
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="experts-", dir=args.folder) as folder:
+        for name, ahead, predictor in (("nothing is foreseen", 0, "none"), ("decided ahead", 2, "decided")):
+            path = _made(Path(folder) / str(ahead), scale=args.scale, ahead=ahead)
+            asked = ExpertsBench(
+                model=path, tokens=args.tokens, repeats=args.repetitions, predictor=predictor
+            )
+            print(f"\n{name}\n", *lines(bench_experts(asked), form="md"), sep="\n")
+        print("\nthe shipped model, hits of visits\n", *_policies(Path(folder) / "shipped"), sep="\n")
+
+
+def _made(folder: Path, *, scale: int, ahead: int) -> Path:
+    """A packed model with random weights."""
+    moe = {
+        "enabled": True,
+        "layers": list(range(1, 8)),
+        "n_routed_experts": NUM_EXPERTS * scale,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 1024,
+        "route_ahead": ahead,
+    }
+    config = build_config({**SHAPE, "backbone": {"moe": moe}}, source="the benchmark")
+    whole = folder / "whole" / "model.b158"
+    whole.parent.mkdir(parents=True)
+    random_b158(config, whole)
+    packed = pack_experts(whole, folder / "packed")
+    whole.unlink()
+    return packed.folder
+
+
+def _policies(folder: Path) -> list[str]:
+    """Hits and wasted reads of the shipped model on a text, by policy and predictor."""
+    packed = pack_experts(DEMO, folder)
+    tokenizer = open_model(DEMO).tokenizer()
+    ids = np.array(tokenizer.encode(TEXT.read_text(encoding="utf-8"))[:TEXT_TOKENS])
+    budget = int(len(packed.manifest.places()) * packed.manifest.form.block_bytes * BUDGET_SHARE)
+    names: tuple[PredictorName, ...] = tuple(PREDICTORS)
+    rows: list[tuple[str, ...]] = []
+    for policy in POLICIES:
+        cells = [policy]
+        for predictor in names:
+            asked = ExpertsAsked(memory_bytes=budget, policy=policy, predictor=predictor)
+            with Engine.open(folder, experts=asked) as engine:
+                assert engine.experts is not None, "its experts are on disk"
+                state = engine.new_state()
+                for token in ids:
+                    engine.step(state, int(token))
+                report = engine.experts.report()
+            cells.append(f"{report['hit_rate']:.1%} ({report['wasted_a_useful']:.2f})")
+        rows.append(tuple(cells))
+    found = table(("<policy", *names), rows, indent=0)
+    return [*found, "", "in brackets: wasted reads for each useful one"]
+
+
+if __name__ == "__main__":
+    main()

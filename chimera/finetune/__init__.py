@@ -1,0 +1,1 @@
+"""Fine-tuning of latent weights by forward passes alone, by one process or by many."""

@@ -1,0 +1,123 @@
+"""The thread that asks a predictor what to read ahead, each time that a pass has begun."""
+
+import os
+import threading
+import time
+from collections import deque
+
+import numpy as np
+
+from chronos_moe.store.meter import Foreseen
+from chronos_moe.store.predictors import Floats, Predictor, Seen, Wish
+from chronos_moe.store.store import ExpertStore
+from quant.native import NamedKernel
+from quant.parking import parkings
+from quant.pool_places import BARRIER_PATIENCE, LINE, PARKING, PARKING_CODES, THREADS
+
+await_news = NamedKernel("quant.kernels.experts.waiting", "await_news", 4)
+tell_news = NamedKernel("quant.kernels.experts.waiting", "tell_news", 1)
+
+_NAP_S = 0.001
+"""Between two looks, on a system where compiled code cannot sleep."""
+_LOOKS = 4
+MOST_PENDING = 4096
+"""Wishes that are remembered until it is known whether they came true."""
+
+
+class Librarian:
+    """Waits for news of compiled code, asks, and has the store read."""
+
+    def __init__(
+        self,
+        store: ExpertStore,
+        predictor: Predictor,
+        *,
+        order: tuple[int, ...],
+        num_chosen: int,
+        foresight: Floats | None,
+    ) -> None:
+        self._store, self._predictor = store, predictor
+        self._order, self._num_chosen, self._foresight = order, num_chosen, foresight
+        # How threads sleep on this system is told in the way of a pool's block; nobody spins here.
+        self._block = np.zeros((THREADS + LINE) // 8, dtype=np.int64)
+        self._block[PARKING // 8] = PARKING_CODES[parkings()[0]]
+        self._pending: deque[tuple[int, Wish]] = deque(maxlen=MOST_PENDING)
+        self._is_closing = False
+        self.error: BaseException | None = None
+        """What a predictor has raised, for the thread that computes to raise."""
+        self._process = os.getpid()
+        self._thread = threading.Thread(target=self._live, name="librarian", daemon=True)
+
+    def start(self) -> None:
+        """Begin to wait."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._is_closing = True
+        tell_news(self._store.ledger.news.ctypes.data)
+        if self._thread.ident is not None and self._process == os.getpid():
+            self._thread.join()
+
+    def _live(self) -> None:
+        block, news = self._block.ctypes.data, self._store.ledger.news
+        known = 0
+        while True:
+            while parkings() == ("none",) and news[0] < known + 2:
+                time.sleep(_NAP_S)
+            await_news(block, news.ctypes.data, known + 2, block + BARRIER_PATIENCE)
+            if self._is_closing:
+                return
+            known = int(news[0]) & -2
+            try:
+                self._look()
+            except Exception as error:
+                self.error = error
+                return
+
+    def _look(self) -> None:
+        seen = self._seen()
+        if seen is None:
+            return
+        self._count(seen)
+        wishes = self._predictor.predict(seen, room=self._store.slots.num_slots - self._num_chosen)
+        self._store.wish(wishes)
+        self._pending.extend((seen.clock + wish.passes_ahead, wish) for wish in wishes)
+
+    def _seen(self) -> Seen | None:
+        """What there is to see at one moment; None where news come faster than they can be copied."""
+        ledger = self._store.ledger
+        shape = ledger.num_layers, ledger.num_experts
+        for _ in range(_LOOKS):
+            news = int(ledger.news[0]) & -2
+            order, place = ledger.passes_taken(self._order)
+            seen = Seen(
+                clock=int(ledger.clock[0]),
+                place=place,
+                order=order,
+                num_chosen=self._num_chosen,
+                last_visits=ledger.last_visits.reshape(shape).copy(),
+                visits=ledger.visits.reshape(shape).copy(),
+                foresight=None if self._foresight is None else self._foresight.copy(),
+            )
+            if int(ledger.news[0]) & -2 == news:
+                return seen
+        return None
+
+    def _count(self, seen: Seen) -> None:
+        """Which wishes of passes that have begun came true; what was overwritten since is not counted."""
+        waiting: deque[tuple[int, Wish]] = deque(maxlen=MOST_PENDING)
+        due: dict[tuple[int, int, int], set[int]] = {}
+        for clock, wish in self._pending:
+            if clock > seen.clock:
+                waiting.append((clock, wish))
+            else:
+                due.setdefault((clock, wish.layer, wish.horizon), set()).add(wish.expert)
+        self._pending = waiting
+        for (clock, layer, horizon), wished in due.items():
+            visited = set(np.flatnonzero(seen.last_visits[layer] == clock).tolist())
+            if visited:
+                found = self._store.meter.foreseen.setdefault((layer, horizon), Foreseen())
+                found.wished += len(wished)
+                found.visited += len(visited)
+                found.both += len(wished & visited)

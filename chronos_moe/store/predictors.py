@@ -1,0 +1,202 @@
+"""Who says which experts will be needed: the protocol, and the plain predictors that others are held against.
+
+A *pass* is one visit of one layer with experts by the tokens of a call. `Seen.order` is the passes of a call
+in the order in which they come: layers by their row in all tables here (row 0 is the first layer that has
+experts), one inside the loop once for each round that calls take now. `Seen.clock` counts passes since the
+engine was opened.
+
+What a predictor looks at is memory of the running program:
+
+- `last_visits` and `visits` [L, E] are written by compiled code in each pass, before its experts are waited
+  for.
+- `foresight` [K + 1, L, E] is a buffer of the engine's (`Workspace.array(FORESIGHT, …)`), which an operation
+  of the program fills with scores, the larger the surer: row 0 for the layers ahead in this token, row k for
+  the k-th token after it. Where a model has no such operation there is None.
+
+All of it is copied at one moment before `predict` is called.
+
+`predict` is called by a thread of its own, never by those that compute: once behind each pass, or less often
+when passes come faster than it returns. So a predictor that needs the foresight alone looks at `Seen.place`,
+the pass that has just begun, and gives nothing in other places. It gives wishes in the order of their worth;
+`room` is how many slots there are for experts that nobody uses now, so more wishes than that are of no use.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float32]
+
+FORESIGHT: Final = "experts.foresight"
+"""The name of the engine's buffer of foresight, float32 [K + 1, layers with experts, experts]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Seen:
+    """What is known when a pass has begun."""
+
+    clock: int
+    """Passes so far."""
+    place: int
+    """The pass that has begun, in `order`."""
+    order: tuple[int, ...]
+    """The passes of a call: the row of each one's layer."""
+    num_chosen: int
+    """Experts that a token visits in a layer."""
+    last_visits: Integers
+    """The clock of each expert's last visit [L, E], 0 before its first."""
+    visits: Integers
+    """How many passes have visited each expert [L, E]."""
+    foresight: Floats | None
+    """Scores [K + 1, L, E] of what will be visited."""
+
+    def passes_until(self, layer: int, *, tokens_ahead: int = 0) -> int | None:
+        """How many passes on a layer comes next, or in a later token; None where it came already or never."""
+        if layer not in self.order:
+            return None
+        if tokens_ahead == 0:
+            later = self.order[self.place + 1 :]
+            return later.index(layer) + 1 if layer in later else None
+        return tokens_ahead * len(self.order) - self.place + self.order.index(layer)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """An expert that will be needed."""
+
+    layer: int
+    """The row of its layer."""
+    expert: int
+    passes_ahead: int
+    """How soon."""
+    horizon: int = 0
+    """Tokens ahead, by which the meter tells how often such wishes come true."""
+
+
+class Predictor(Protocol):
+    """Says what to read before it is needed."""
+
+    def predict(self, seen: Seen, *, room: int) -> Sequence[Wish]:
+        """What to read now, the most worthy first."""
+        ...
+
+
+class Nothing:
+    """Reads nothing ahead: what is needed is waited for."""
+
+    def predict(self, seen: Seen, *, room: int) -> Sequence[Wish]:
+        """No wish."""
+        return ()
+
+
+class SameAsLast:
+    """Each layer will visit the experts that it visited last."""
+
+    def predict(self, seen: Seen, *, room: int) -> Sequence[Wish]:
+        """Those of the layers that come next, the next first."""
+        return [
+            Wish(layer=layer, expert=int(expert), passes_ahead=ahead, horizon=horizon)
+            for layer, ahead, horizon in _coming(seen)
+            for expert in np.flatnonzero(_visited_last(seen.last_visits[layer]))
+        ][: max(0, room)]
+
+
+class Frequency:
+    """Each layer will visit the experts that it visited most often."""
+
+    def predict(self, seen: Seen, *, room: int) -> Sequence[Wish]:
+        """As many as there is room for, shared alike by all layers."""
+        each = max(1, room // max(1, len(seen.visits)))
+        found: list[Wish] = []
+        for layer, ahead, horizon in _coming(seen):
+            visits = seen.visits[layer]
+            best = np.argsort(-visits, kind="stable")[:each]
+            found += [
+                Wish(layer=layer, expert=int(expert), passes_ahead=ahead, horizon=horizon)
+                for expert in best
+                if visits[expert]
+            ]
+        return found[: max(0, room)]
+
+
+class Foresight:
+    """The experts with the best scores in the engine's buffer of foresight, for the layers that come next.
+
+    A score of infinity is a decision and no guess: all of those are wished for, and no other of their layer.
+    """
+
+    def __init__(self, *, guesses: bool = True) -> None:
+        self._guesses = guesses
+        self._last: Floats | None = None
+
+    def predict(self, seen: Seen, *, room: int) -> Sequence[Wish]:
+        """For each layer ahead in this token its best experts, then those of later tokens, if it is news."""
+        if seen.foresight is None:
+            return ()
+        last = self._last
+        is_news = np.ones(seen.foresight.shape[:2], dtype=np.bool_)
+        if last is not None:
+            # What is as it was has been wished for, or is of the round before.
+            is_news = (seen.foresight != last).any(axis=2)
+        self._last = seen.foresight
+        found: list[Wish] = []
+        for horizon, layer in np.argwhere(is_news).tolist():
+            ahead = seen.passes_until(layer, tokens_ahead=horizon)
+            if ahead is not None:
+                found += [
+                    Wish(layer=layer, expert=expert, passes_ahead=ahead, horizon=horizon)
+                    for expert in _best(
+                        seen.foresight[horizon, layer], seen.num_chosen if self._guesses else 0
+                    )
+                ]
+        found.sort(key=lambda wish: wish.passes_ahead)
+        return found[: max(0, room)]
+
+
+class Decided(Foresight):
+    """What is decided ahead, and no guess."""
+
+    def __init__(self) -> None:
+        super().__init__(guesses=False)
+
+
+PredictorName = Literal["none", "same", "frequency", "foresight", "decided"]
+PREDICTORS: dict[PredictorName, type[Predictor]] = {
+    "none": Nothing,
+    "same": SameAsLast,
+    "frequency": Frequency,
+    "foresight": Foresight,
+    "decided": Decided,
+}
+
+
+def _best(scores: Floats, count: int) -> list[int]:
+    """What is decided, or else the best."""
+    decided = np.flatnonzero(scores == np.inf)
+    if decided.size:
+        return decided.tolist()
+    return np.argsort(-scores, kind="stable")[:count].tolist()
+
+
+def _coming(seen: Seen) -> list[tuple[int, int, int]]:
+    """Each layer's next pass, the next first: its row, how many passes on, and how many tokens."""
+    found: list[tuple[int, int, int]] = []
+    for layer in dict.fromkeys(seen.order):
+        ahead = seen.passes_until(layer)
+        if ahead is None:
+            next_token = seen.passes_until(layer, tokens_ahead=1)
+            assert next_token is not None, "every layer comes in the next token"
+            found.append((layer, next_token, 1))
+        else:
+            found.append((layer, ahead, 0))
+    return sorted(found, key=lambda entry: entry[1])
+
+
+def _visited_last(last_visits: Integers) -> NDArray[np.bool_]:
+    """Which experts of a layer its last pass visited."""
+    latest = last_visits.max()
+    return (last_visits == latest) & (latest > 0)

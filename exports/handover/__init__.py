@@ -1,0 +1,1 @@
+"""A model for other runtimes, and back: Hugging Face folders, GGUF files."""

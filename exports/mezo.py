@@ -1,0 +1,204 @@
+"""Fine-tuning a packed model by `chimera.finetune.mezo`, as the loop of `chimera finetune` asks for it."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from chimera.cross_entropy import IGNORED
+from chimera.finetune.mezo import Mezo, MezoSettings, sequence_losses
+from chimera.finetune.noise import Distribution
+from chimera.finetune.trained import Trained
+from chimera.generation import generate
+from chimera.saving import save_model
+from configs.errors import UsageError
+from configs.schema.model import ModelConfig
+from configs.text.template import ChatTemplate
+from configs.text.tokenizer import FILES_OF_A_FOLDER, Tokenizer
+from exports.b158 import export_b158
+from exports.latents import latent_model
+from exports.words import SIDE_NAME
+from quant.adapter import Adapter, Setting, other_base
+from runtime.adapting.learnt import take
+from runtime.finetune.method import Item, MethodOptions, OwnOptions
+from runtime.model_folder import BUILT_IN_TOKENIZER, TEMPLATE_NAME, TOKENIZER_KEY, open_model
+from runtime.turns import end_ids
+
+
+def _choice(text: str, *, allowed: Sequence[str]) -> str:
+    if text not in allowed:
+        raise ValueError(f"allowed are {', '.join(allowed)}")
+    return text
+
+
+SETTINGS: Mapping[str, Callable[[str], object]] = {
+    "distribution": partial(_choice, allowed=get_args(Distribution)),
+    "trained": partial(_choice, allowed=get_args(Trained)),
+    "sparse": lambda text: _choice(text, allowed=("yes", "no")) == "yes",
+    "sparse_period": int,
+}
+"""What `--set NAME=VALUE` may say, and how it is read."""
+
+
+class TorchMezo:
+    """A `runtime.finetune.method.Method` in PyTorch."""
+
+    def __init__(self, options: MethodOptions) -> None:
+        self._opened = open_model(options.model)
+        if options.adapters or self._opened.adapters:
+            raise UsageError(
+                "mezo moves latent weights, and knows no adapters beneath them",
+                hint="Merge the adapters into a model of its own first: chimera adapter merge.",
+            )
+        if options.num_threads is not None:
+            torch.set_num_threads(options.num_threads)
+        settings = settings_of(options, self._opened.config)
+        self._model = latent_model(options.model)
+        self.mezo = Mezo(self._model, settings=settings)
+        self.beneath: tuple[str, ...] = ()
+        self._rounds = options.rounds
+
+    @property
+    def base(self) -> str:
+        """Digest of the packed model that the latent weights stand for."""
+        return self._opened.file.digest
+
+    @property
+    def settings(self) -> Mapping[str, Setting]:
+        """What a replay has to know beside the seed."""
+        held = self.mezo.settings
+        return {field.name: getattr(held, field.name) for field in fields(held) if field.name != "seed"}
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        return self._words[0]
+
+    @property
+    def template(self) -> ChatTemplate | None:
+        """How the model reads conversations, if it does."""
+        return self._words[1]
+
+    @cached_property
+    def _words(self) -> tuple[Tokenizer, ChatTemplate | None]:
+        tokenizer = self._opened.tokenizer()
+        return tokenizer, self._opened.fitting_template(tokenizer)
+
+    def look(self, step: int, *, pair: int = 0, side: int) -> None:
+        """Stand to one side of the weights along a pair's direction."""
+        self.mezo.look(step, pair=pair, side=side)
+
+    def slope(self, above: float, below: float) -> float:
+        """g of a pair."""
+        return self.mezo.slope(above, below)
+
+    def length(self, wanted: float) -> float:
+        """The nearest length as a log holds it; how many units of each group that is, the grid says."""
+        return float(np.float32(wanted))
+
+    def apply(self, step: int, lengths: Sequence[float], *, decay: float = 0.0) -> None:
+        """End a step."""
+        self.mezo.apply(step, lengths, decay=decay)
+
+    def losses(self, items: Sequence[Item]) -> NDArray[np.float64]:
+        """Each sequence's mean loss. The same sequences together have the same losses, bit for bit."""
+        ids_BT, labels_BT = padded(items)
+        return sequence_losses(self._model, ids_BT, labels_BT, rounds=self._rounds).numpy()
+
+    def answer(self, item: Item, *, max_tokens: int) -> str:
+        """What the model says to an item's prompt, the best token each time."""
+        ends = end_ids(self.tokenizer, self.template)
+        said: list[int] = []
+        for token in generate(
+            self._model,
+            item.ids_T[: item.num_prompt].tolist(),
+            max_new_tokens=max_tokens,
+            rounds=self._rounds,
+        ):
+            if token in ends:
+                break
+            said.append(token)
+        return self.tokenizer.decode(said)
+
+    def save(self, folder: Path) -> None:
+        """The latent weights as a checkpoint, with the words of the packed model."""
+        save_model(self._model, folder)
+        names = (self._opened.config.files.tokenizer, *FILES_OF_A_FOLDER, SIDE_NAME, TEMPLATE_NAME)
+        for name in dict.fromkeys(names):
+            source = self._opened.folder / name
+            if source.is_file():
+                shutil.copyfile(source, folder / name)
+
+    def close(self) -> None:
+        """PyTorch ends its threads itself."""
+
+
+def prepare(options: MethodOptions) -> TorchMezo:
+    """What `runtime.finetune.method` asks the module of a method for."""
+    return TorchMezo(options)
+
+
+def options_of(settings: Mapping[str, Setting]) -> OwnOptions:
+    """What a log's settings say of its options."""
+    told = {name: str(settings[name]) for name in SETTINGS}
+    return OwnOptions(
+        epsilon=float(settings["epsilon"]), settings=told | {"sparse": "yes" if settings["sparse"] else "no"}
+    )
+
+
+def merge(adapter: Adapter, *, model: Path, out: Path) -> str:
+    """Play a log again on the latent weights of the model that it was learnt on, and pack what comes out."""
+    header = adapter.header
+    method = prepare(
+        MethodOptions(
+            model=model,
+            seed=header.seed,
+            epsilon=options_of(header.settings).epsilon,
+            settings=options_of(header.settings).settings,
+        )
+    )
+    if method.base != header.base:
+        raise other_base(adapter.path, header.base, method.base)
+    for record in adapter.steps:
+        take(record, method, settings=header.settings)
+    with TemporaryDirectory(prefix="chimera-") as name:
+        folder = Path(name)
+        method.save(folder)
+        metadata = open_model(model).file.metadata
+        is_built_in = metadata.get(TOKENIZER_KEY) == BUILT_IN_TOKENIZER
+        return export_b158(folder, out, tokenizer=BUILT_IN_TOKENIZER if is_built_in else None).digest
+
+
+def settings_of(options: MethodOptions, config: ModelConfig) -> MezoSettings:
+    """The method's settings: what was asked for, else what the config says, else what is usual."""
+    switches = config.ternary_compute.implemented_optimizations
+    values: dict[str, Any] = {"seed": options.seed, "sparse": switches.ternary_mezo_sparse.on}
+    if options.epsilon is not None:
+        values["epsilon"] = options.epsilon
+    for name, text in options.settings.items():
+        if name not in SETTINGS:
+            raise UsageError(f"mezo has no setting {name!r}", hint=f"It has: {', '.join(SETTINGS)}.")
+        try:
+            values[name] = SETTINGS[name](text)
+        except ValueError as error:
+            raise UsageError(f"{name} is {text!r}: {error}") from None
+    return MezoSettings(**values)
+
+
+def padded(items: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and labels of some sequences, side by side; what is filled up lies behind and has no label."""
+    width = max(len(item.ids_T) for item in items) - 1
+    ids_BT = np.zeros((len(items), width), dtype=np.int64)
+    labels_BT = np.full((len(items), width), IGNORED, dtype=np.int64)
+    for row, item in enumerate(items):
+        count = len(item.ids_T) - 1
+        ids_BT[row, :count] = item.ids_T[:-1]
+        labels_BT[row, :count] = np.where(item.counted_T[1:], item.ids_T[1:], IGNORED)
+    return torch.from_numpy(ids_BT), torch.from_numpy(labels_BT)

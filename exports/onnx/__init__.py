@@ -1,0 +1,1 @@
+"""ONNX: a packed model as a graph that onnxruntime runs, assembled from the packed weights."""

@@ -1,0 +1,62 @@
+"""What verbs take for models whose experts lie on disk."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runtime.experts.asked import ExpertsAsked
+
+MISSES = ("strict", "soft", "deadline")
+POLICIES = ("lru", "lfu", "least-stale")
+PREDICTORS = ("none", "same", "frequency", "foresight", "decided")
+
+
+def add_experts_arguments(parser: argparse.ArgumentParser) -> None:
+    """How much memory experts get, and what happens where one is not there."""
+    experts = parser.add_argument_group("experts on disk (see chimera pack-experts)")
+    experts.add_argument(
+        "--experts-memory",
+        metavar="SIZE",
+        help="memory for them, as in 800M (default: what --memory-limit leaves, or else all that they need)",
+    )
+    experts.add_argument(
+        "--on-miss",
+        choices=MISSES,
+        default=MISSES[0],
+        help="wait for an expert that is not there, and the text is as ever; let the shared one stand in; or "
+        "wait as long as --deadline-ms says (default: strict)",
+    )
+    experts.add_argument(
+        "--deadline-ms", type=float, metavar="X", help="with --on-miss deadline: how long a token may wait"
+    )
+    experts.add_argument(
+        "--experts-policy",
+        choices=POLICIES,
+        default=POLICIES[0],
+        help="which expert leaves memory for another (default: lru)",
+    )
+    experts.add_argument(
+        "--experts-predictor",
+        choices=PREDICTORS,
+        help="by what experts are read ahead (default: foresight, where the model has learnt any)",
+    )
+
+
+def experts_from(args: argparse.Namespace) -> "ExpertsAsked":
+    """What the arguments ask for; they are checked here."""
+    from runtime.cli.choices import parsed_size
+    from runtime.experts.asked import ExpertsAsked
+
+    memory: str | None = args.experts_memory
+    # The parser has held these to the names above, which are those of the tables.
+    on_miss: Any = args.on_miss
+    policy: Any = args.experts_policy
+    predictor: Any = args.experts_predictor
+    return ExpertsAsked(
+        memory_bytes=None if memory is None else parsed_size(memory),
+        on_miss=on_miss,
+        deadline_ms=args.deadline_ms,
+        policy=policy,
+        predictor=predictor,
+        is_checked=bool(getattr(args, "verify", False)),
+    )

@@ -1,0 +1,206 @@
+"""The store: what is demanded is there and right, what is in use stays, what fails is told."""
+
+import errno
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chronos_moe.store.ledger import Ledger
+from chronos_moe.store.manifest import Place
+from chronos_moe.store.meter import Meter
+from chronos_moe.store.policy import POLICIES, PolicyName
+from chronos_moe.store.predictors import Wish
+from chronos_moe.store.reading import Reader, open_reader
+from chronos_moe.store.store import ExpertStore, check_budget
+from configs.errors import DiskError, NotEnoughMemory
+from tests.chronos_moe.store.conftest import LAYERS, NUM_EXPERTS, Packed
+
+LONG_S = 60
+
+
+@contextmanager
+def opened(
+    packed: Packed, *, num_slots: int, reader: Reader | None = None, policy: PolicyName = "lru"
+) -> Iterator[ExpertStore]:
+    paths = [packed.folder / cluster.file for cluster in packed.manifest.clusters]
+    store = ExpertStore(
+        packed.manifest,
+        packed.folder,
+        layers=LAYERS,
+        ledger=Ledger(num_layers=len(LAYERS), num_experts=NUM_EXPERTS, most_passes=2),
+        order=(0, 1),
+        num_slots=num_slots,
+        reader=open_reader("direct", paths) if reader is None else reader,
+        num_readers=3,
+        policy=policy,
+        meter=Meter(),
+    )
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def bring(store: ExpertStore, row: int, experts: list[int]) -> None:
+    readings = store.demand(row, experts)
+    for reading in readings.values():
+        assert reading.done.wait(LONG_S)
+    store.check(readings.values())
+
+
+def bytes_there(store: ExpertStore, row: int, expert: int) -> bytes:
+    """What lies where the ledger says that an expert is."""
+    word = int(store.ledger.words[row * NUM_EXPERTS + expert]) & -2
+    assert word, "the expert is in memory"
+    slot, rest = divmod(word - store.slots.address, store.slots.block_bytes)
+    assert rest == 0
+    return store.slots.block(slot).tobytes()
+
+
+def bytes_on_disk(packed: Packed, row: int, expert: int) -> bytes:
+    place = packed.manifest.places()[LAYERS[row], expert]
+    path = packed.folder / packed.manifest.clusters[place.cluster].file
+    size = packed.manifest.form.block_bytes
+    return path.read_bytes()[place.offset : place.offset + size]
+
+
+EXPERTS = st.lists(st.integers(0, NUM_EXPERTS - 1), min_size=1, max_size=3, unique=True)
+ACTS = st.lists(
+    st.tuples(st.sampled_from(["demand", "wish"]), st.integers(0, len(LAYERS) - 1), EXPERTS), max_size=25
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(acts=ACTS, num_slots=st.integers(3, 8), policy=st.sampled_from(sorted(POLICIES)))
+def test_what_is_demanded_is_there_and_right(
+    packed: Packed, acts: list[tuple[str, int, list[int]]], num_slots: int, policy: PolicyName
+):
+    with opened(packed, num_slots=num_slots, policy=policy) as store:
+        held: list[int] = []
+        for act, row, experts in acts:
+            if act == "wish":
+                store.wish([Wish(layer=row, expert=expert, passes_ahead=1) for expert in experts])
+                continue
+            store.ledger.words[held] &= -2
+            bring(store, row, experts)
+            held = [row * NUM_EXPERTS + expert for expert in experts]
+            store.ledger.words[held] |= 1
+            for expert in experts:
+                assert bytes_there(store, row, expert) == bytes_on_disk(packed, row, expert)
+            assert store.num_there <= num_slots
+        # What is in use has stayed, whatever was wished for since.
+        for number in held:
+            row, expert = divmod(number, NUM_EXPERTS)
+            assert bytes_there(store, row, expert) == bytes_on_disk(packed, row, expert)
+        store.settle()
+        assert store.meter.read_bytes == store.meter.reads * store.slots.block_bytes
+
+
+class Faulty:
+    """A disk that fails so many times, and waits for a word where it is told to."""
+
+    def __init__(self, packed: Packed, *, failures: int, gate: threading.Event | None = None) -> None:
+        paths = [packed.folder / cluster.file for cluster in packed.manifest.clusters]
+        self._reader = open_reader("buffered", paths)
+        self.failures, self.gate = failures, gate
+        self.begun = threading.Semaphore(0)
+
+    def read(self, place: Place, into: memoryview) -> None:
+        self.begun.release()
+        if self.gate is not None:
+            assert self.gate.wait(LONG_S)
+        if self.failures > 0:
+            self.failures -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        self._reader.read(place, into)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def test_a_read_that_fails_once_is_tried_again(packed: Packed):
+    with opened(packed, num_slots=3, reader=Faulty(packed, failures=2)) as store:
+        bring(store, 0, [4])
+        assert bytes_there(store, 0, 4) == bytes_on_disk(packed, 0, 4)
+        assert store.meter.failed_reads == 2
+
+
+def test_a_read_that_always_fails_is_told_with_its_file(packed: Packed):
+    faulty = Faulty(packed, failures=10**6)
+    with opened(packed, num_slots=3, reader=faulty) as store:
+        with pytest.raises(DiskError, match=r"experts-\d+\.ctsr: expert 4 of layer 1 .*Input/output error"):
+            bring(store, 0, [4])
+        assert not store.is_there(0, 4)
+        faulty.failures = 0
+        bring(store, 0, [4, 1])
+        assert bytes_there(store, 0, 4) == bytes_on_disk(packed, 0, 4)
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_told(packed: Packed):
+    with opened(packed, num_slots=3) as store:
+        layer, expert = packed.manifest.clusters[0].keys[-1]
+        with (packed.folder / packed.manifest.clusters[0].file).open("r+b") as file:
+            file.truncate(packed.manifest.places()[layer, expert].offset + 512)
+        with pytest.raises(DiskError, match=r"the file ends before the expert does|Invalid argument"):
+            bring(store, LAYERS.index(layer), [expert])
+
+
+def test_who_waits_is_served_before_wishes(packed: Packed):
+    gate = threading.Event()
+    faulty = Faulty(packed, failures=0, gate=gate)
+    with opened(packed, num_slots=4, reader=faulty) as store:
+        store.wish([Wish(layer=0, expert=expert, passes_ahead=2) for expert in range(5)])
+        for _ in range(3):
+            assert faulty.begun.acquire(timeout=LONG_S)
+        readings = store.demand(1, [0, 5])
+        gate.set()
+        for reading in readings.values():
+            assert reading.done.wait(LONG_S)
+        assert store.meter.misses == 2
+        assert all(bytes_there(store, 1, expert) == bytes_on_disk(packed, 1, expert) for expert in (0, 5))
+
+
+def test_a_wish_that_is_on_its_way_is_a_late_hit(packed: Packed):
+    gate = threading.Event()
+    faulty = Faulty(packed, failures=0, gate=gate)
+    with opened(packed, num_slots=4, reader=faulty) as store:
+        store.wish([Wish(layer=0, expert=2, passes_ahead=1)])
+        assert faulty.begun.acquire(timeout=LONG_S)
+        (reading,) = store.demand(0, [2]).values()
+        gate.set()
+        assert reading.done.wait(LONG_S)
+        assert (store.meter.late_hits, store.meter.misses, store.meter.reads) == (1, 0, 1)
+
+
+def test_a_wish_that_nobody_needed_is_a_wasted_read(packed: Packed):
+    with opened(packed, num_slots=2) as store:
+        store.wish([Wish(layer=0, expert=2, passes_ahead=0)])
+        while not store.is_there(0, 2):
+            threading.Event().wait(0.001)
+        store.settle()
+        assert store.meter.wasted_reads == 1
+        for expert in (3, 4):
+            bring(store, 0, [expert])
+        bring(store, 1, [1])
+        store.settle()
+        assert store.meter.wasted_reads == 1
+
+
+def test_a_budget_below_one_token_in_one_layer_is_refused():
+    assert check_budget(3 * 4096, block_bytes=4096, num_chosen=3) == 3
+    with pytest.raises(NotEnoughMemory, match="hold 2 of 4,096 bytes; a token needs 3"):
+        check_budget(3 * 4096 - 1, block_bytes=4096, num_chosen=3)
+
+
+def test_a_closed_store_leaves_no_thread(packed: Packed, tmp_path: Path):
+    before = threading.active_count()
+    with opened(packed, num_slots=3) as store:
+        store.wish([Wish(layer=0, expert=expert, passes_ahead=1) for expert in range(3)])
+    assert threading.active_count() == before
+    assert np.count_nonzero(store.ledger.words) <= 3

@@ -1,0 +1,153 @@
+"""MeZO on a packed model: from the weights of the file to those that a log makes of them, packed again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chimera.model import build
+from chimera.saving import save_model
+from configs.errors import AdapterError, UsageError
+from configs.load import build_config
+from exports.b158 import export_b158
+from exports.latents import latent_model
+from exports.mezo import merge, options_of, prepare, settings_of
+from quant.adapter import read_adapter
+from quant.adapter_log import write_adapter
+from quant.packing import PackedRows, PackedTernary
+from runtime.cli.main import main
+from runtime.finetune.method import MethodOptions
+from runtime.model_folder import open_model
+from runtime.random_model import random_b158
+from tests.chimera.finetune.models import config
+from tests.exports.finetune_worker import SEED, items, take_part
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("packed") / "model.b158"
+    random_b158(config(), path, seed=1)
+    return path
+
+
+def options(model: Path, **settings: str) -> MethodOptions:
+    return MethodOptions(model=model, seed=SEED, settings=settings)
+
+
+@pytest.mark.parametrize("size", ["absmean_per_group", "absmean_per_row", "absmean_per_tensor"])
+def test_latent_weights_are_those_of_the_file_when_they_are_packed_again(tmp_path: Path, size: str):
+    """With experts and short groups."""
+    shape = build_config(
+        {
+            "preset": "micro",
+            "hidden_size": 144,
+            "num_heads": 3,
+            "head_dim": 48,
+            "vocab_size": 64,
+            "num_hidden_layers": 2,
+            "backbone": {"layer_pattern": "GD XM", "moe": {"enabled": True, "layers": [1]}},
+            "looping": {"enabled": False},
+            "quantization": {"weight_scale": size},
+        },
+        source="test",
+    )
+    torch.manual_seed(0)
+    save_model(build(shape), tmp_path / "learnt")
+    export_b158(tmp_path / "learnt", tmp_path / "model.b158")
+    save_model(latent_model(tmp_path / "model.b158"), tmp_path / "checkpoint")
+    export_b158(tmp_path / "checkpoint", tmp_path / "again.b158")
+    before, after = (open_model(tmp_path / name).file for name in ("model.b158", "again.b158"))
+    different = [name for name in before.tensors if not _equal(before.tensor(name), after.tensor(name))]
+    assert not different
+
+
+def _equal(one: object, other: object) -> bool:
+    if isinstance(one, PackedTernary | PackedRows):
+        assert type(one) is type(other)
+        return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("codes", "scales"))
+    return np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_a_merged_log_is_the_model_that_was_learnt(packed: Path, tmp_path: Path):
+    method = prepare(options(packed, sparse="yes", sparse_period="2"))
+    take_part(method, tmp_path / "log.cza", steps=3)
+    losses = method.losses(items())
+    digest = merge(read_adapter(tmp_path / "log.cza"), model=packed, out=tmp_path / "merged")
+    method.save(tmp_path / "live")
+    assert export_b158(tmp_path / "live", tmp_path / "exported").digest == digest
+    learnt = prepare(options(tmp_path / "merged")).losses(items())
+    np.testing.assert_allclose(learnt, losses, rtol=1e-5)
+    assert np.abs(learnt - prepare(options(packed)).losses(items())).max() > 1e-3
+
+
+def test_the_verb_merges_it_and_nothing_runs_with_the_log_itself(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    log = tmp_path / "log.cza"
+    take_part(prepare(options(packed, trained="light")), log, steps=1)
+    assert main(["adapter", "merge", str(packed), str(log), "--out", str(tmp_path / "new")]) == 0
+    assert (tmp_path / "new" / "model.b158").is_file()
+    with pytest.raises(AdapterError, match="moves no packed weights"):
+        open_model(packed, adapters=[log])
+    capsys.readouterr()
+    assert main(["adapter", "merge", str(packed), str(log), str(log), "--out", str(tmp_path / "two")]) == 2
+    assert "which no other adapter can share" in capsys.readouterr().err
+    assert main(["adapter", "merge", str(packed), str(log), "--out", str(tmp_path / "new")]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_a_log_of_another_model_is_refused(packed: Path, tmp_path: Path):
+    take_part(prepare(options(packed)), tmp_path / "log.cza", steps=1)
+    adapter = read_adapter(tmp_path / "log.cza")
+    write_adapter(tmp_path / "other.cza", replace(adapter, header=replace(adapter.header, base="0" * 64)))
+    with pytest.raises(AdapterError, match=r"was learnt on the model 000000000000…, and this is"):
+        merge(read_adapter(tmp_path / "other.cza"), model=packed, out=tmp_path / "out")
+
+
+def test_a_log_says_what_it_was_told(packed: Path):
+    told = {"distribution": "gaussian", "trained": "all", "sparse": "yes", "sparse_period": "4"}
+    method = prepare(options(packed, **told))
+    own = options_of(method.settings)
+    assert own.settings == told
+    assert own.epsilon == 0.05
+
+
+def test_the_config_may_ask_for_sparse_moves(packed: Path):
+    raw = {
+        "preset": "micro",
+        "P3_ternary_compute": {
+            "implemented_optimizations": {"ternary_mezo_sparse": {"status": "IMPLEMENTED"}}
+        },
+    }
+    asked = build_config(raw, source="test")
+    assert settings_of(options(packed), asked).sparse
+    assert not settings_of(options(packed, sparse="no"), asked).sparse
+    assert not settings_of(options(packed), config()).sparse
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sparse": "maybe"}, "allowed are yes, no"),
+        ({"trained": "some"}, "allowed are all, ternary, light"),
+        ({"sparse_period": "x"}, "sparse_period is 'x'"),
+        ({"sparse_period": "0"}, "a period of 0 steps"),
+        ({"speed": "1"}, "mezo has no setting 'speed'"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(packed: Path, settings: dict[str, str], message: str):
+    with pytest.raises(UsageError, match=message):
+        prepare(options(packed, **settings))
+
+
+def test_adapters_beneath_and_other_forms_of_weights_are_refused(packed: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="knows no adapters beneath"):
+        prepare(replace(options(packed), adapters=(tmp_path / "one.cza",)))
+    sherry = build_config(
+        {"preset": "micro", "quantization": {"sherry_mode": {"enabled": True}}}, source="test"
+    )
+    random_b158(sherry, tmp_path / "sherry.b158")
+    with pytest.raises(UsageError, match="keep no latent ones"):
+        latent_model(tmp_path / "sherry.b158")

@@ -1,0 +1,145 @@
+"""Disks that err, files that change while a model runs, packing that is killed: never a wrong token."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chronos_moe.store.predictors import Seen, Wish
+from configs.errors import ClusterError, DiskError, ModelError, UsageError
+from exports.pack_experts import pack_experts
+from runtime.engine import Engine
+from runtime.experts.asked import ExpertsAsked
+from tests.runtime.experts.conftest import PROMPT, Both, asked, read
+
+LONG_S = 60
+
+
+@pytest.fixture
+def copied(both: Both, tmp_path: Path) -> Path:
+    shutil.copytree(both.packed, tmp_path / "packed")
+    return tmp_path / "packed"
+
+
+def test_a_read_that_fails_stops_the_stream_and_no_other(both: Both, copied: Path):
+    path = copied / "experts-000.ctsr"
+    whole = path.read_bytes()
+    with Engine.open(copied, num_threads=2, experts=asked(both, 2)) as engine:
+        state = engine.new_state()
+        engine.prefill(state, both.ids[:PROMPT])
+        kept = state.copy()
+        os.truncate(path, 4096)
+        with pytest.raises(DiskError, match=r"experts-000\.ctsr: expert \d+ of layer \d+ could not be read"):
+            engine.prefill(state, both.ids[PROMPT:])
+        with pytest.raises(UsageError, match="left in the middle of a token"):
+            engine.step(state, 1)
+        with pytest.raises(UsageError, match="left in the middle of a token"):
+            engine.step(state.copy(), 1)
+        path.write_bytes(whole)
+        for number, token in enumerate(both.ids[PROMPT:]):
+            engine.step(kept, int(token))
+            assert np.array_equal(engine.logits(), both.expected[number + 1])
+
+
+def test_bytes_that_change_while_a_model_runs_are_seen_where_that_is_asked(both: Both, copied: Path):
+    path = copied / "experts-000.ctsr"
+    with Engine.open(copied, num_threads=1, experts=asked(both, 2, is_checked=True)) as engine:
+        edited = bytearray(path.read_bytes())
+        for begin in range(4096, len(edited), 4096):
+            edited[begin] ^= 1
+        path.write_bytes(edited)
+        with pytest.raises(DiskError, match="not those that were packed"):
+            engine.prefill(engine.new_state(), both.ids[:4])
+
+
+def test_an_edited_file_is_found_before_it_is_run(both: Both, copied: Path):
+    path = copied / "experts-000.ctsr"
+    edited = bytearray(path.read_bytes())
+    edited[-5000] ^= 1
+    path.write_bytes(edited)
+    with pytest.raises(ModelError, match=r"experts-000\.ctsr is damaged: expert \d of layer \d"):
+        Engine.open(copied, verify=True)
+
+
+class Broken:
+    """A predictor with a fault."""
+
+    def predict(self, seen: Seen, *, room: int) -> list[Wish]:
+        raise LookupError("no crystal ball")
+
+
+def step_for_long(engine: Engine) -> None:
+    state, end = engine.new_state(), time.monotonic() + LONG_S
+    while time.monotonic() < end:
+        engine.step(state, 1)
+
+
+def test_a_predictor_that_fails_is_told(both: Both):
+    with (
+        Engine.open(both.packed, num_threads=1, experts=ExpertsAsked(predictor=Broken())) as engine,
+        pytest.raises(LookupError, match="no crystal ball"),
+    ):
+        step_for_long(engine)
+
+
+def test_experts_of_another_model_are_refused(both: Both, copied: Path, tmp_path: Path):
+    other = pack_experts(both.whole, tmp_path / "other", clusters=None)
+    shutil.copy(other.folder / "experts-000.ctsr", copied)
+    Engine.open(copied).close()  # the same bytes
+    (copied / "cluster_manifest.json").unlink()
+    with pytest.raises(ModelError, match=r"there is no experts\.b158 nor cluster_manifest\.json"):
+        Engine.open(copied)
+
+
+PACK = """
+import sys
+from pathlib import Path
+from exports.pack_experts import pack_experts
+
+def told(done, total):
+    print(done, flush=True)
+    sys.stdin.readline()
+
+pack_experts(Path(sys.argv[1]), Path(sys.argv[2]), progress=told)
+"""
+
+
+def test_packing_that_is_killed_leaves_no_model_and_can_be_done_again(both: Both, tmp_path: Path):
+    out = tmp_path / "packed"
+    pack_experts(both.whole, out)
+    with subprocess.Popen(
+        [sys.executable, "-c", PACK, str(both.whole), str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    with pytest.raises(ModelError, match="cluster_manifest"):
+        Engine.open(out)
+    pack_experts(both.whole, out)
+    assert not list(out.glob(".*.partial"))
+    with Engine.open(out, num_threads=2) as engine:
+        assert np.array_equal(read(engine, both.ids)[0], both.expected)
+
+
+def test_what_is_no_model_for_clusters_is_refused(both: Both, copied: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="holds clusters of experts already"):
+        pack_experts(copied, tmp_path / "again")
+    with pytest.raises(UsageError, match="stays as it is"):
+        pack_experts(both.whole, both.whole.parent)
+    with pytest.raises(UsageError, match="each is needed once"):
+        pack_experts(both.whole, tmp_path / "few", clusters=[[(1, 0)]])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        pack_experts(both.whole, tmp_path / "file")
+    (copied / "cluster_manifest.json").write_text("[]")
+    with pytest.raises(ClusterError):
+        Engine.open(copied)

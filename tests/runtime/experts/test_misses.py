@@ -1,0 +1,79 @@
+"""Soft and deadline: the shared expert stands in for what is away, is counted, and goes when it comes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chronos_moe.store.reading import SIMULATED_MS
+from quant.container import open_b158
+from quant.container_writer import B158Writer
+from runtime.engine import Engine
+from runtime.experts.asked import ExpertsAsked
+from tests.runtime.experts.conftest import Both, asked, read
+
+
+def test_soft_waits_for_nothing_and_recovers(both: Both, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(SIMULATED_MS, "300")
+    with Engine.open(
+        both.packed, num_threads=2, experts=ExpertsAsked(on_miss="soft", predictor="none")
+    ) as engine:
+        assert engine.experts is not None
+        found, _ = read(engine, both.ids[:42])
+        report = engine.experts.report()
+        assert not np.array_equal(found, both.expected[:3])
+        assert report["stand_ins"] == report["misses"] + report["late_hits"] > 0
+        assert report["stall_ms"] == 0
+        engine.experts.load_all()
+        again, _ = read(engine, both.ids)
+        assert np.array_equal(again, both.expected)
+        assert engine.experts.report()["stand_ins"] == report["stand_ins"]
+
+
+def test_all_away_is_the_shared_expert_in_their_place(
+    both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As in a model whose experts all are the shared one: y = shared + Σ p · shared."""
+    alike = tmp_path / "model.b158"
+    with open_b158(both.whole) as file:
+        specs = list(file.tensors.values())
+        with B158Writer(alike, tensors=specs, config=file.config) as writer:
+            for spec in specs:
+                before, _, after = spec.name.partition(".experts.")
+                name = f"{before}.shared.{after.partition('.')[2]}" if after else spec.name
+                writer.write(spec.name, file.tensor(name))
+    with Engine.open(alike, num_threads=1) as engine:
+        expected, _ = read(engine, both.ids[:44])
+    monkeypatch.setenv(SIMULATED_MS, "2000")
+    with Engine.open(both.packed, num_threads=1, experts=asked(both, 3, on_miss="soft")) as engine:
+        found, _ = read(engine, both.ids[:44])
+        assert engine.experts is not None
+        report = engine.experts.report()
+    assert report["stand_ins"] == report["visits"]
+    assert np.array_equal(found, expected)
+
+
+def test_a_deadline_far_away_is_as_strict(both: Both):
+    with Engine.open(
+        both.packed, num_threads=2, experts=ExpertsAsked(on_miss="deadline", deadline_ms=60_000)
+    ) as engine:
+        assert np.array_equal(read(engine, both.ids)[0], both.expected)
+        assert engine.experts is not None
+        assert engine.experts.report()["stand_ins"] == 0
+
+
+def test_a_deadline_is_kept_by_each_token(both: Both, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(SIMULATED_MS, "200")
+    with Engine.open(
+        both.packed,
+        num_threads=2,
+        experts=ExpertsAsked(on_miss="deadline", deadline_ms=2, predictor="none"),
+    ) as engine:
+        assert engine.experts is not None
+        state = engine.new_state()
+        for token in both.ids[:3]:
+            engine.step(state, int(token))
+        report = engine.experts.report()
+    assert report["stand_ins"] > 0
+    # A token may wait for 2 ms in all; how late its thread is woken is the system's affair.
+    assert 0 < report["stall_ms"] < 3 * 200
