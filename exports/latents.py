@@ -1,5 +1,6 @@
 """A packed model in PyTorch to be learnt with: latent weights that quantise to the weights of the file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,11 @@ from quant.ternary import dequantize_ternary
 from runtime.model_folder import PackedModel, open_model
 
 
-def latent_model(path: Path | str) -> ChimeraForCausalLM:
-    """The model of a `.b158` file or a model's folder, with latent weights in the place of lost ones."""
+def latent_model(path: Path | str, *, learnt: Mapping[str, torch.Tensor] | None = None) -> ChimeraForCausalLM:
+    """The model of a `.b158` file or a model's folder, with latent weights in the place of lost ones.
+
+    Tensors that were learnt since, by name, take the place of those that it began with.
+    """
     opened = open_model(path)
     if opened.holding != "all tensors":
         raise ModelError(
@@ -32,8 +36,9 @@ def latent_model(path: Path | str) -> ChimeraForCausalLM:
             hint="Name the folder of the checkpoint that it was exported from.",
         )
     model = build(opened.config, device="meta")
+    known = learnt or {}
     weights = {
-        tensor.name: _values(opened, tensor, stream=stream)
+        tensor.name: known[tensor.name] if tensor.name in known else _values(opened, tensor, stream=stream)
         for stream, tensor in enumerate(tensors(opened.config))
     }
     model.load_state_dict(weights, assign=True)

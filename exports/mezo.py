@@ -18,7 +18,7 @@ from chimera.finetune.noise import Distribution
 from chimera.finetune.trained import Trained
 from chimera.generation import generate
 from chimera.saving import save_model
-from configs.errors import UsageError
+from configs.errors import AdapterError, UsageError
 from configs.schema.model import ModelConfig
 from configs.text.template import ChatTemplate
 from configs.text.tokenizer import FILES_OF_A_FOLDER, Tokenizer
@@ -63,7 +63,8 @@ class TorchMezo:
         self._model = latent_model(options.model)
         self.mezo = Mezo(self._model, settings=settings)
         self.beneath: tuple[str, ...] = ()
-        self._rounds = options.rounds
+        self._path = options.model
+        self._rounds = self._opened.config.rounds_default if options.rounds is None else options.rounds
 
     @property
     def base(self) -> str:
@@ -74,7 +75,8 @@ class TorchMezo:
     def settings(self) -> Mapping[str, Setting]:
         """What a replay has to know beside the seed."""
         held = self.mezo.settings
-        return {field.name: getattr(held, field.name) for field in fields(held) if field.name != "seed"}
+        told = {field.name: getattr(held, field.name) for field in fields(held) if field.name != "seed"}
+        return {**told, "rounds": self._rounds}
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -129,7 +131,10 @@ class TorchMezo:
 
     def save(self, folder: Path) -> None:
         """The latent weights as a checkpoint, with the words of the packed model."""
-        save_model(self._model, folder)
+        moved = {held.name for held in self.mezo.tensors}
+        learnt = {name: value for name, value in self._model.state_dict().items() if name in moved}
+        # The others lost their latent weights as they were frozen; the file gives them again.
+        save_model(latent_model(self._path, learnt=learnt), folder)
         names = (self._opened.config.files.tokenizer, *FILES_OF_A_FOLDER, SIDE_NAME, TEMPLATE_NAME)
         for name in dict.fromkeys(names):
             source = self._opened.folder / name
@@ -149,19 +154,25 @@ def options_of(settings: Mapping[str, Setting]) -> OwnOptions:
     """What a log's settings say of its options."""
     told = {name: str(settings[name]) for name in SETTINGS}
     return OwnOptions(
-        epsilon=float(settings["epsilon"]), settings=told | {"sparse": "yes" if settings["sparse"] else "no"}
+        epsilon=float(settings["epsilon"]),
+        rounds=int(settings["rounds"]),
+        settings=told | {"sparse": "yes" if settings["sparse"] else "no"},
     )
 
 
 def merge(adapter: Adapter, *, model: Path, out: Path) -> str:
     """Play a log again on the latent weights of the model that it was learnt on, and pack what comes out."""
     header = adapter.header
+    try:
+        own = options_of(header.settings)
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        raise AdapterError(
+            f"{adapter.path} lacks a setting of the method mezo: {error}",
+            hint="Read it with the version of Chimera that wrote it.",
+        ) from error
     method = prepare(
         MethodOptions(
-            model=model,
-            seed=header.seed,
-            epsilon=options_of(header.settings).epsilon,
-            settings=options_of(header.settings).settings,
+            model=model, seed=header.seed, epsilon=own.epsilon, rounds=own.rounds, settings=own.settings
         )
     )
     if method.base != header.base:

@@ -31,9 +31,9 @@ from configs.load import to_json
 from configs.schema.model import ModelConfig
 from exports.pack_experts import names_beside
 from exports.unpacked import torch_model
-from exports.whole_folder import check_free, whole_folder
 from quant.atomic import atomic_file
 from quant.container_writer import B158Writer
+from quant.whole_folder import check_free, whole_folder
 from runtime.model_folder import CONFIG_NAME, PackedModel, open_model
 from runtime.packed_specs import packed_specs
 

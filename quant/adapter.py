@@ -37,7 +37,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,8 @@ STEP, LOOK = 1, 2
 """Kinds of records."""
 MOST_NUMBERS = 1 << 16
 LONGEST_HEADER = 1 << 20
+LARGEST_BYTES = 1 << 28
+"""Of a log: eleven million steps of one number."""
 SHOWN = 12
 """Characters of a digest in messages."""
 _PREFIX = struct.Struct("<8sII")
@@ -158,11 +160,31 @@ def read_adapter(path: Path | str) -> Adapter:
     """A log with all its whole records. What was changed since it was written is refused."""
     source = Path(path)
     try:
-        return understood(source, source.read_bytes())
+        with source.open("rb") as file:
+            return understood(source, read_bytes(file))
     except FileNotFoundError:
         raise AdapterError(f"there is no file {source}", hint="Check the path.") from None
     except OSError as error:
         raise AdapterError(f"cannot read {source}: {error.strerror or error}") from error
+
+
+def read_bytes(file: BinaryIO) -> bytes:
+    """What can be an adapter of an open file: of another file its beginning, of one too long a byte more."""
+    begin = file.read(_PREFIX.size)
+    if not begin.startswith(MAGIC):
+        return begin
+    return begin + file.read(LARGEST_BYTES + 1 - len(begin))
+
+
+def is_cut_header(data: bytes) -> bool:
+    """Whether bytes are no more than what a writer leaves that was killed before its header was whole."""
+    if not MAGIC.startswith(data[: len(MAGIC)]):
+        return False
+    if len(data) < _PREFIX.size:
+        return True
+    size, text = _PREFIX.unpack_from(data)[1], data[_PREFIX.size :]
+    # The header and its settings close a brace each: where both are, its length was changed since.
+    return len(text) < size <= LONGEST_HEADER and text.count(b"}") < 2
 
 
 def composed_digest(base: str, digests: Sequence[str]) -> str:
@@ -180,8 +202,18 @@ def other_base(path: Path, theirs: str, ours: str) -> AdapterError:
 
 def understood(path: Path, data: bytes) -> Adapter:
     """The log that a file's bytes are."""
+    if is_cut_header(data):
+        raise AdapterError(
+            f"{path} is no adapter yet: its run was ended before it began",
+            hint=f"Begin it anew: --out {path}",
+        )
     if data[: len(MAGIC)] != MAGIC or len(data) < _PREFIX.size:
         raise AdapterError(f"{path} is no adapter", hint="Name a .cza file that `chimera finetune` wrote.")
+    if len(data) > LARGEST_BYTES:
+        raise AdapterError(
+            f"{path} is larger than {LARGEST_BYTES >> 20} MiB, which no adapter is",
+            hint="Name a .cza file that `chimera finetune` wrote.",
+        )
     _, size, crc = _PREFIX.unpack_from(data)
     text = data[_PREFIX.size : _PREFIX.size + size]
     if size > LONGEST_HEADER or len(text) < size or zlib.crc32(text) != crc:

@@ -14,14 +14,17 @@ from typing import BinaryIO, Self
 
 from configs.errors import AdapterError, ChimeraError, UsageError
 from quant.adapter import (
+    LARGEST_BYTES,
     STEP,
     Adapter,
     AdapterHeader,
     Record,
     header_bytes,
     header_crc,
+    is_cut_header,
     other_base,
     packed_record,
+    read_bytes,
     understood,
 )
 from quant.atomic import atomic_file
@@ -50,18 +53,17 @@ class AdapterLog:
 
     @classmethod
     def begin(cls, path: Path, header: AdapterHeader) -> Self:
-        """A new log, where none may be yet."""
+        """A new log, where none may be yet but what a writer left that was killed before its header."""
         begin = header_bytes(header)
-        try:
-            file = path.open("x+b", buffering=0)
-        except FileExistsError:
-            raise UsageError(
-                f"{path} is there already", hint="Go on with it by --resume, or name another file."
-            ) from None
-        except OSError as error:
-            raise _not_written(path, error) from error
+        file = _opened_anew(path)
         try:
             _lock(file, path)
+            check_free(path)
+        except BaseException:
+            file.close()
+            raise
+        try:
+            file.truncate(0)
             _write(file, begin)
             os.fsync(file.fileno())
         except BaseException as error:
@@ -84,7 +86,7 @@ class AdapterLog:
             raise AdapterError(f"cannot open {path}: {error.strerror or error}") from error
         try:
             _lock(file, path)
-            adapter = understood(path, file.read())
+            adapter = understood(path, read_bytes(file))
             if header is not None:
                 check_same(adapter.header, header, path=path)
             file.truncate(adapter.whole_bytes)
@@ -114,6 +116,11 @@ class AdapterLog:
         """Add a record. When this returns, killing the process does not lose it."""
         assert record.step == self._steps, "steps come one after another"
         data = packed_record(record, self.header, self._crc)
+        if self._size + len(data) > LARGEST_BYTES:
+            raise ChimeraError(
+                f"{self.path} would be larger than {LARGEST_BYTES >> 20} MiB, and nobody would read it",
+                hint="Begin another log on top of it: --adapter.",
+            )
         try:
             _write(self._file, data)
             if time.monotonic() - self._synced >= SYNC_SECONDS:
@@ -183,6 +190,31 @@ def check_same(found: AdapterHeader, wanted: AdapterHeader, *, path: Path) -> No
             f"{path} was begun with {'; '.join(unlike)}",
             hint="Go on with the same options and data, or begin another log.",
         )
+
+
+def check_free(path: Path) -> None:
+    """Refuse a path where anything lies that a run which was killed at its beginning did not leave."""
+    if not path.exists():
+        return
+    is_left = False
+    if path.is_file():
+        try:
+            with path.open("rb") as file:
+                is_left = is_cut_header(read_bytes(file))
+        except OSError as error:
+            raise _not_written(path, error) from error
+    if not is_left:
+        raise UsageError(f"{path} is there already", hint=f"Go on with it: --resume {path}")
+
+
+def _opened_anew(path: Path) -> BinaryIO:
+    """A file for a new log, which may be there, for whoever has its lock to look into."""
+    check_free(path)
+    try:
+        # Without cutting it: another process may have begun meanwhile.
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b", 0)
+    except OSError as error:
+        raise _not_written(path, error) from error
 
 
 def _lock(file: BinaryIO, path: Path) -> None:

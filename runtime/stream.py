@@ -146,7 +146,11 @@ class Stream:
                 return False
             # The state says how far it is, also after an interrupt came between it and us.
             part = self.next_part(SLICE_TOKENS)
-            self._runner.read(self._state, part, exit_threshold=self._exit_threshold)
+            try:
+                self._runner.read(self._state, part, exit_threshold=self._exit_threshold)
+            except BaseException:
+                self._heal()
+                raise
             self.has_read()
             if progress is not None:
                 progress(total - self.num_waiting, total)
@@ -154,6 +158,7 @@ class Stream:
 
     def keep(self) -> None:
         """Keep a copy of the state as it is, for `rewind`. Others are given up where memory ends."""
+        self._heal()
         if self._kept.last_position == self._state.position and self._kept.marked():
             return
         self._keep(is_mark=True)
@@ -183,16 +188,16 @@ class Stream:
     def rewind(self, position: int) -> None:
         """Go back to a position. What the state has to read again for it waits."""
         assert 0 <= position <= len(self._ids), "a stream goes back, not on"
+        self._heal()
         del self._ids[position:]
         if self._state.position <= position:
             return
         self._kept.cut(position)
-        kept = self._kept.nearest(position)
-        self._state = kept.state.copy() if kept else self._runner.begun(self._rounds)
-        self._outlook = kept.outlook if kept else None
+        self._go_back(position)
 
     def snapshot(self) -> Snapshot:
         """The stream as it is, to be restored, forked or written to a file."""
+        self._heal()
         return Snapshot(ids=self._ids[:], state=self._state.copy(), outlook=self._outlook_now())
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -204,11 +209,23 @@ class Stream:
 
     def fork(self) -> "Stream":
         """Another stream that goes its own way from here; states that are kept are shared."""
+        self._heal()
         other = Stream.__new__(Stream)
         other._runner, other._rounds, other._exit_threshold = self._runner, self._rounds, self._exit_threshold
         other._kept, other._ids = self._kept.copy(), self._ids[:]
         other._state, other._outlook = self._state.copy(), self._outlook_now()
         return other
+
+    def _heal(self) -> None:
+        """Leave a state that was broken off, so that what was read since a sound one waits again."""
+        if self._state.is_broken_off:
+            self._go_back(self._state.position)
+
+    def _go_back(self, position: int) -> None:
+        """Have the state be the last that was kept before a position."""
+        kept = self._kept.nearest(position)
+        self._state = kept.state.copy() if kept else self._runner.begun(self._rounds)
+        self._outlook = kept.outlook if kept else None
 
     def _keep(self, *, is_mark: bool) -> None:
         if self._state.position:

@@ -14,6 +14,7 @@ Nothing is removed from the store: a step leaves some hundred bytes. It lives in
 or in torchrun's agent. When that is gone, nobody goes on.
 """
 
+import contextlib
 import hashlib
 import struct
 import time
@@ -69,6 +70,7 @@ class StoreExchange:
         self.port = port
         self._least_patience_s = least_patience_s
         self._recent_s: deque[float] = deque(maxlen=RECENT_UNITS)
+        self._beaten = time.monotonic()
         self.traffic = Traffic()
         self._add("members", 1)
 
@@ -80,6 +82,7 @@ class StoreExchange:
     def record(self, step: int) -> bytes | None:
         """What was learnt in a step, where others have ended it."""
         self._add("beats", 1)
+        self._beaten = time.monotonic()
         name = f"{step}/record"
         return self._get(name) if self._is_there(name) else None
 
@@ -108,13 +111,20 @@ class StoreExchange:
 
     def leave(self) -> None:
         """Say good-bye; the one with the store waits until the others have, or nothing moves any more."""
+        if not self._holds_store:
+            # It may be gone by now, with all that this worker wanted of it.
+            with contextlib.suppress(ChimeraError):
+                self._add("left", 1)
+            return
         self._add("left", 1)
         beats, since = -1, time.monotonic()
-        while self._holds_store and self._add("left", 0) < self.members:
+        # Others may be at their last look, as this one was since it last asked for a step.
+        patience_s = max(self._patience_s, PATIENCE * (since - self._beaten))
+        while self._add("left", 0) < self.members:
             seen = self._add("beats", 0)
             if seen != beats:
                 beats, since = seen, time.monotonic()
-            elif time.monotonic() - since > self._patience_s:
+            elif time.monotonic() - since > patience_s:
                 break
             time.sleep(_LONGEST_SLEEP_S)
 

@@ -66,7 +66,11 @@ def refuse_unfit(model: nn.Module) -> None:
 
 @torch.no_grad()
 def freeze(modules: list[nn.Module]) -> None:
-    """Quantise weights that stay as they are once and for all; the module can learn no more."""
+    """Quantise weights that stay as they are once and for all; the module can learn no more.
+
+    Nothing is kept of what lay behind them. To pack such weights is to quantise them a second time, with
+    smaller scales: whoever saves the model needs the latent ones from where it came.
+    """
     for module in modules:
         owner: Any = module
         owner.weight.copy_(owner.quantized_weight())

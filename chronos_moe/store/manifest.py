@@ -157,7 +157,12 @@ def _cluster(path: Path, entry: JsonValue, number: int) -> Cluster:
     if not isinstance(entry, dict) or sorted(entry) != ["experts", "file"]:
         _fail(path, f"{what} has not the keys experts and file")
     file, listed = entry["file"], entry["experts"]
-    if not isinstance(file, str) or PurePath(file).name != file or not file.endswith(SUFFIX):
+    if (
+        not isinstance(file, str)
+        or not file.isprintable()
+        or PurePath(file).name != file
+        or not file.endswith(SUFFIX)
+    ):
         _fail(path, f"{what} names the file {file!r}; expected the plain name of a {SUFFIX} file")
     if not isinstance(listed, list) or not listed:
         _fail(path, f"{what} lists no experts")

@@ -11,6 +11,7 @@ slot for it, read, and publish the expert's address in a word that compiled code
 - A read that fails is tried again; if it fails for good, those who wait are told, and the expert stays away.
 """
 
+import errno
 import os
 import threading
 import time
@@ -104,6 +105,8 @@ class ExpertStore:
         self._wasted = self._num_reading = 0
         self._busy_since = 0.0
         self._is_closed = False
+        self._fault: OSError | None = None
+        """Why nothing is read any more, where a thread met a mistake of ours."""
         self._process = os.getpid()
         self._threads = [
             threading.Thread(target=self._serve, name=f"experts-{number}", daemon=True)
@@ -120,6 +123,8 @@ class ExpertStore:
         if self._process == os.getpid():
             for thread in self._threads:
                 thread.join()
+        with self._changed:
+            self._tell_all(OSError(errno.ECANCELED, "the engine was closed meanwhile"))
         self._reader.close()
 
     def is_there(self, row: int, expert: int) -> bool:
@@ -141,6 +146,8 @@ class ExpertStore:
                 "experts on disk are read by threads, which a forked process has none of",
                 hint="Open the engine after the fork.",
             )
+        if self._is_closed:
+            raise UsageError("the experts' files are closed", hint="Open the engine anew.")
         assert len(experts) <= self.slots.num_slots, "what is demanded together has to fit"
         first = row * self.ledger.num_experts
         found: dict[int, Reading] = {}
@@ -162,7 +169,9 @@ class ExpertStore:
                     # Somebody asked before and went without.
                     self.meter.misses += 1
                 found[expert] = reading
-            if found:
+            if self._fault is not None:
+                self._tell_all(self._fault)
+            elif found:
                 self._changed.notify_all()
         return found
 
@@ -205,7 +214,13 @@ class ExpertStore:
     def _serve(self) -> None:
         while True:
             with self._changed:
-                taken = self._take()
+                try:
+                    taken = self._take()
+                except Exception as mistake:
+                    # Nobody may wait for a thread that has ended.
+                    self._fault = _as_failed_read(mistake)
+                    self._tell_all(self._fault)
+                    return
                 begin = time.perf_counter()
                 if taken is None:
                     return
@@ -268,8 +283,8 @@ class ExpertStore:
         for attempt in range(TRIES):
             try:
                 self._reader.read(place, into)
-            except OSError as failed:
-                error = failed
+            except Exception as failed:
+                error = _as_failed_read(failed)
                 with self._changed:
                     self.meter.failed_reads += 1
                     if self._is_closed:
@@ -295,6 +310,14 @@ class ExpertStore:
             self._free.append(slot)
         reading.done.set()
 
+    def _tell_all(self, error: OSError) -> None:
+        """Give up what nobody has begun to read, or ever will."""
+        for reading in list(self._readings.values()):
+            if self._is_closed or not reading.is_begun:
+                del self._readings[reading.number]
+                reading.error = error
+                reading.done.set()
+
     def _forget_visited(self) -> None:
         """What was visited since it was read was of use."""
         visited = {
@@ -303,6 +326,15 @@ class ExpertStore:
             if self.ledger.last_visits[number] > self._residents.loaded[number]
         }
         self._unvisited -= visited
+
+
+def _as_failed_read(error: Exception) -> OSError:
+    """What a thread met, as a failed read, with its cause: whoever waits is told nothing else."""
+    if isinstance(error, OSError):
+        return error
+    failed = OSError(errno.EIO, f"{type(error).__name__}: {error}")
+    failed.__cause__ = error
+    return failed
 
 
 def check_budget(num_bytes: int, *, block_bytes: int, num_chosen: int) -> int:

@@ -144,6 +144,7 @@ def _print(verdict: "Verdict") -> None:
             f"{verdict.step_median:.1e} median, {verdict.step_most:.1e} most",
         ),
         ("  same best token", f"{verdict.step_agreement:.1%}"),
+        ("  the state that differs most", f"{verdict.state_median:.1e} median"),
         ("on its own states", f"{verdict.own_median:.1e} median, {verdict.own_most:.1e} most"),
         ("  same best token", f"{verdict.own_agreement:.1%}"),
         ("time of a token", f"{verdict.graph_ms:.2f} ms, engine {verdict.engine_ms:.2f} ms"),

@@ -28,8 +28,8 @@ from exports.handover.config_keys import file_keys
 from exports.handover.names import GENERATION_NAME, PREFIX, WEIGHTS_NAME, Form
 from exports.handover.safetensors_file import Declared, FileDtype, write_safetensors
 from exports.handover.source import Source, open_source
-from exports.whole_folder import check_free, whole_folder
 from exports.words import NAMES, SIDE_NAME, Words, collect_words
+from quant.whole_folder import check_free, whole_folder
 from runtime.model_folder import CONFIG_NAME, TEMPLATE_NAME
 
 Progress = Callable[[int, int], None]

@@ -25,11 +25,11 @@ from exports.handover.gguf_blocks import BLOCK, byte_blocks, ternary_blocks
 from exports.handover.gguf_file import TYPES, GgufTensor, GgufType, write_gguf
 from exports.handover.gguf_metadata import metadata
 from exports.handover.source import Source, dequantized, open_source
-from exports.whole_folder import errors_named
 from exports.words import Words, collect_words
 from quant.atomic import atomic_file
 from quant.embedding import RowWeights
 from quant.ternary import GROUP, TernaryWeights, num_groups, regroup
+from quant.whole_folder import errors_named
 
 Progress = Callable[[int, int], None]
 """Given the number of bytes written, and of all."""

@@ -28,8 +28,8 @@ from exports.handover.config_keys import form_of, model_config
 from exports.handover.held import latents_of
 from exports.handover.names import INDEX_NAME, PREFIX, WEIGHTS_NAME, Form
 from exports.handover.safetensors_file import Declared, write_safetensors
-from exports.whole_folder import check_free, whole_folder
 from exports.words import SIDE_NAME
+from quant.whole_folder import check_free, whole_folder
 from runtime.model_folder import CONFIG_NAME, TEMPLATE_NAME, template_text
 
 DTYPES = ("F32", "BF16", "F16")
@@ -99,7 +99,13 @@ class _Weights:
         for path in self._files():
             file = stack.enter_context(_opened(path))
             for name in cast("list[str]", file.keys()):
-                self._of[name.removeprefix(PREFIX)] = file, name
+                plain = name.removeprefix(PREFIX)
+                if plain in self._of:
+                    raise ModelError(
+                        f"{path}: the tensor {plain} is there twice, as {name} and as {self._of[plain][1]}",
+                        hint="Save the model again: nobody can know which of them counts.",
+                    )
+                self._of[plain] = file, name
         expected = {tensor.name: tensor for tensor in tensors(config)}
         shapes = {name: tuple(self._slice(name).get_shape()) for name in self._of}
         check_names(expected, shapes, folder)
@@ -124,11 +130,13 @@ class _Weights:
         if not index.is_file():
             return [self._folder / WEIGHTS_NAME]
         listed = _keys(index).get("weight_map")
-        names = set(cast("Mapping[str, Any]", listed).values()) if isinstance(listed, Mapping) else set()
-        for name in names:
-            if not isinstance(name, str) or PurePath(name).name != name:
+        found = cast("Mapping[str, object]", listed).values() if isinstance(listed, Mapping) else ()
+        names: set[str] = set()
+        for name in found:
+            if not isinstance(name, str) or not name or PurePath(name).name != name:
                 raise ModelError(f"{index} names the file {str(name)[:80]!r}; a plain name is expected")
-        return sorted(self._folder / str(name) for name in names)
+            names.add(name)
+        return sorted(self._folder / name for name in names)
 
 
 def _opened(path: Path) -> Any:

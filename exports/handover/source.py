@@ -23,12 +23,12 @@ from configs.schema.model import ModelConfig
 from exports.b158 import packed_pieces
 from exports.checkpoint import open_checkpoint
 from exports.handover.names import Form
+from exports.whole_model import whole_tensors
 from quant.container_writer import Piece
 from quant.embedding import RowWeights, dequantize_rows
 from quant.packing import PackedRows, PackedTernary, unpack_rows, unpack_ternary
 from quant.sherry_packing import PackedSherry, unpack_sherry
 from quant.ternary import TernaryWeights, dequantize_ternary
-from runtime.building.tensors import Tensors
 from runtime.model_folder import PACKED_SUFFIX, PackedModel, open_model
 
 Held: TypeAlias = PackedTernary | PackedSherry | PackedRows | NDArray[np.float32]
@@ -138,7 +138,7 @@ class _Held:
     """The packed tensors of a model, whose experts may lie in files of their own."""
 
     def __init__(self, model: PackedModel) -> None:
-        self._tensors = Tensors(model)
+        self._tensors = whole_tensors(model)
         self._kinds = {name: spec.kind for file in self._tensors.files for name, spec in file.tensors.items()}
         self._folder = model.folder
         self.manifest: Manifest | None = self._tensors.manifest

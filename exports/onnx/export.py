@@ -23,8 +23,9 @@ from exports.onnx.data import DATA_NAME
 from exports.onnx.genai import GENAI_NAME, GRAPH_NAME, genai_config
 from exports.onnx.model import BuiltModel, build_model, checked_rounds
 from exports.onnx.weights import Profile
-from exports.whole_folder import check_free, whole_folder
+from exports.whole_model import whole_tensors
 from exports.words import SIDE_NAME
+from quant.whole_folder import check_free, whole_folder
 from runtime.building.states import check_runnable
 from runtime.building.tensors import Tensors
 from runtime.model_folder import TEMPLATE_NAME, TOKENIZER_DIGEST_KEY, PackedModel, open_model
@@ -63,7 +64,7 @@ def export_onnx(
     opened = open_model(model)
     check_runnable(opened.config)
     rounds = checked_rounds(opened.config, rounds)
-    tensors = Tensors(opened)
+    tensors = whole_tensors(opened)
     try:
         _check_experts(tensors)
         digest = opened.digest

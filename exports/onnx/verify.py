@@ -8,6 +8,7 @@ sums have another order.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -67,16 +68,26 @@ class Verdict:
     @property
     def complaint(self) -> str:
         most = MOST_DIFFERENCE[self.profile]
-        if self.step_median > most or self.step_agreement < LEAST_AGREEMENT:
+        # What is no number is not within it either.
+        if not (self.step_median <= most and self.step_agreement >= LEAST_AGREEMENT):
             return (
                 f"the graph does not compute what the engine does: a step differs by {self.step_median:.1e}, "
                 f"at most {most:g} is right; {self.step_agreement:.1%} of best tokens agree"
             )
+        if not self.state_median <= most:
+            return (
+                f"the graph does not keep what the engine does: after a step a state differs by "
+                f"{self.state_median:.1e}, at most {most:g} is right"
+            )
         return ""
 
     def report(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {**asdict(self), "holds": self.holds}
+        """Ready for JSON, which has no word for what is no number."""
+        told = {
+            name: None if isinstance(value, float) and not isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
+        return {**told, "holds": self.holds}
 
 
 def verify(
@@ -188,7 +199,10 @@ def _compared(
         found.own_agrees.append(int(mine.argmax()) == best)
         carried = graph_states(config, plan, layout, state)
         if number % STATES_EVERY == 0:
-            found.state.append(max(_distance(after[name], array) for name, array in carried.items()))
+            # By NumPy: Python's own may pass over what is no number.
+            found.state.append(
+                float(np.max([_distance(after[name], held) for name, held in carried.items()]))
+            )
     tensors.close()
     return found
 

@@ -18,6 +18,7 @@ from quant.adapter import Setting
 from quant.container import B158File
 from quant.packing import ROW_PAIR, TILE_BYTES
 from quant.philox import words_of_moves
+from runtime.adapting.drift import check_lengths
 from runtime.adapting.scales import grouped_names
 
 CODES = 4
@@ -91,6 +92,7 @@ class Codes:
 
     def apply(self, step: int, lengths: Sequence[float], *, decay: float = 0.0) -> None:
         """End a step. Codes have no way back to decay on."""
+        check_lengths(step, lengths, longest=WHOLE)
         self._go_back()
         self._waiting += [_Step(step, pair, int(length)) for pair, length in enumerate(lengths) if length]
         if len(self._waiting) >= MOST_WAITING:

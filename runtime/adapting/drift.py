@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import UsageError
+from configs.errors import AdapterError, UsageError
 from quant.philox import signs_of_moves
 
 UNIT_BITS = 14
@@ -59,6 +59,7 @@ class Drift:
 
     def apply(self, step: int, lengths: Sequence[float], *, decay: float) -> None:
         """Give up a share of what was learnt, then go so many units along each direction of a step."""
+        check_lengths(step, lengths, longest=LARGEST_LENGTH)
         self._owed += decay
         if self._owed >= DECAY_SHARE:
             self._flush()
@@ -106,6 +107,16 @@ def _with_borders(values: NDArray[np.int16], places: NDArray[np.int32]) -> NDArr
         found = np.clip(found + (place - before), LOWEST, HIGHEST)
         before = place
     return found
+
+
+def check_lengths(step: int, lengths: Sequence[float], *, longest: int) -> None:
+    """Refuse a step that goes further than any run lets it, so that its log was made by something else."""
+    far = [length for length in lengths if not abs(length) <= longest]
+    if far:
+        raise AdapterError(
+            f"step {step} of the log goes {far[0]:g} far; {longest} at most is what a run writes",
+            hint="It is damaged or made by hand. Take another copy of it.",
+        )
 
 
 def whole_length(wanted: float) -> float:

@@ -1,9 +1,10 @@
 """A log's steps, taken one by one: as the run took them, and as every replay does."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import Protocol
 
-from configs.errors import AdapterError
+from configs.errors import AdapterError, UsageError
 from quant.adapter import Adapter, Record, Setting
 
 
@@ -26,7 +27,12 @@ def made_of(adapter: Adapter, make: Callable[..., Learnt]) -> Learnt:
     header = adapter.header
     try:
         return make(seed=header.seed, settings=header.settings)
-    except (KeyError, ValueError, TypeError) as error:
+    except UsageError as error:
+        raise AdapterError(
+            f"{adapter.path} says what no run is told: {error.message}",
+            hint="It was written by another version, or by hand.",
+        ) from error
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise AdapterError(
             f"{adapter.path} lacks a setting of the method {header.method}: {error}",
             hint="Read it with the version of Chimera that wrote it.",
@@ -35,8 +41,11 @@ def made_of(adapter: Adapter, make: Callable[..., Learnt]) -> Learnt:
 
 def replay(adapter: Adapter, learnt: Learnt) -> None:
     """Take all steps of a log."""
-    for record in adapter.steps:
-        take(record, learnt, settings=adapter.header.settings)
+    try:
+        for record in adapter.steps:
+            take(record, learnt, settings=adapter.header.settings)
+    except AdapterError as error:
+        raise AdapterError(f"{adapter.path}: {error.message}", hint=error.hint) from error
     learnt.settle()
 
 
@@ -47,5 +56,27 @@ def take(record: Record, taker: Taker, *, settings: Mapping[str, Setting]) -> No
 
 def decay_of(record: Record, settings: Mapping[str, Setting]) -> float:
     """What a step gives up: the share that the run was told, falling as its rate falls."""
-    decay, rate = float(settings.get("decay", 0.0)), float(settings.get("rate", 0.0))
-    return decay * record.rate / rate if decay and rate else 0.0
+    decay, rate = _number(settings, "decay"), _number(settings, "rate")
+    if not decay or not rate:
+        return 0.0
+    share = decay * record.rate / rate
+    if not 0 <= share < 1.001:  # the rate is rounded
+        raise AdapterError(
+            f"step {record.step} of the log gives up {share:g} of what was learnt; allowed are 0 to 1",
+            hint="It is damaged or made by hand. Take another copy of it.",
+        )
+    return share
+
+
+def _number(settings: Mapping[str, Setting], name: str) -> float:
+    value = settings.get(name, 0.0)
+    try:
+        found = float("nan") if isinstance(value, str) else float(value)
+    except OverflowError:
+        found = float("nan")
+    if not isfinite(found):
+        raise AdapterError(
+            f"the log says {name} {str(value)[:40]!r}; a number is needed",
+            hint="It is damaged or made by hand. Take another copy of it.",
+        )
+    return found

@@ -39,6 +39,12 @@ def check_adapters(adapters: Sequence[Adapter], *, base: str) -> None:
         if header.base != base:
             raise other_base(adapter.path, header.base, base)
         before = tuple(other.digest for other in adapters[:number])
+        if adapter.digest in before:
+            raise AdapterError(
+                f"{adapter.path} is the same adapter as {adapters[before.index(adapter.digest)].path}, which "
+                "the model has already",
+                hint="Name each adapter once.",
+            )
         if header.beneath and header.beneath != before:
             raise AdapterError(
                 f"{adapter.path} was learnt on top of {_named(header.beneath)}, and before it come "

@@ -105,7 +105,8 @@ def _shelved(passage: Passage, table: Table, weigh: Step) -> Pass | None:
         passage.layer.index,
         visited_E=workspace.array("experts.visited", (num_experts,), np.int64),
         num_visited=workspace.array("experts.num_visited", (1,), np.int64),
-        away_E=workspace.array("experts.away", (num_experts,), np.int64),
+        # Each pass has its own: the next one may run in the same call, with all of its experts there.
+        away_E=workspace.array(f"experts.away.{len(shelf.passes)}", (num_experts,), np.int64),
         table=table,
         weigh=weigh,
     )

@@ -9,11 +9,13 @@ from typing import Any
 
 from configs.errors import EXIT_DONE, UsageError
 from quant.adapter import SHOWN, read_adapter
-from runtime.adapting.merging import apply, merge, refuse_filled, undo
+from quant.whole_folder import check_free
+from runtime.adapting.merging import apply, check_base, merge, undo
 from runtime.cli.compiling import compiling_told
-from runtime.cli.learning import told
+from runtime.cli.learning import shown, told
 from runtime.cli.tables import plain, say, size
 from runtime.finetune.method import is_of_latents, load_latent_method
+from runtime.model_folder import open_model
 
 LONGEST_SETTING = 60
 """Characters of a setting that are shown."""
@@ -59,7 +61,8 @@ def _merged(source: Path, paths: Sequence[Path], *, out: Path) -> str:
             f"{latent[0]} moves latent weights, which no other adapter can share",
             hint="Merge it alone, then the others into what comes out.",
         )
-    refuse_filled(out)
+    check_free(out)
+    check_base(open_model(source))
     with compiling_told():
         return load_latent_method().merge(read_adapter(latent[0]), model=source, out=out)
 
@@ -95,12 +98,13 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"  settings  {settings}",
     ]
     if report["steps"]:
-        lines.append(f"  loss      {report['first_loss']:.4f} > {report['last_loss']:.4f}")
+        lines.append(f"  loss      {shown(report['first_loss'])} > {shown(report['last_loss'])}")
     if report["looks"]:
         first, last = report["looks"][0], report["looks"][-1]
-        lines.append(f"  looked at {first['loss']:.4f} > {last['loss']:.4f} in {len(report['looks'])} looks")
+        looks = f"{shown(first['loss'])} > {shown(last['loss'])}"
+        lines.append(f"  looked at {looks} in {len(report['looks'])} looks")
         if last["score"] is not None:
-            lines.append(f"  score     {first['score']:.4f} > {last['score']:.4f}")
+            lines.append(f"  score     {shown(first['score'])} > {shown(last['score'])}")
     if report["torn_bytes"]:
         lines.append(f"  torn      {report['torn_bytes']} bytes at the end, which nobody reads")
     return lines

@@ -8,19 +8,29 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from configs.errors import EXIT_DONE, DataError, UsageError
+from configs.errors import EXIT_DONE, AdapterError, DataError, UsageError
 from configs.text.records import OnError
 from quant.adapter import SUFFIX, Adapter, read_adapter
+from quant.adapter_log import check_free
 from quant.pool import check_threads
 from runtime.cli.compiling import compiling_told
 from runtime.cli.finetune import DEFAULT_METHOD
 from runtime.cli.opening import model_path
 from runtime.cli.tables import plain, say, size
 from runtime.finetune.items import Words, parted, read_data
-from runtime.finetune.method import Exchange, Item, Method, MethodOptions, load_exchange, load_method
+from runtime.finetune.method import (
+    Exchange,
+    Item,
+    Method,
+    MethodOptions,
+    OwnOptions,
+    load_exchange,
+    load_method,
+)
 from runtime.finetune.run import Run, Task, Tick, settings_of
 from runtime.finetune.scorer import Scorer
 from runtime.finetune.settings import RunSettings
@@ -75,10 +85,10 @@ def _checked_path(args: argparse.Namespace) -> Path:
         path = worker_path(path, os.environ)
     if path.suffix != SUFFIX:
         raise UsageError(f"{path} is no name of an adapter; they end in {SUFFIX}")
-    if args.resume is None and path.exists():
-        raise UsageError(f"{path} is there already", hint=f"Go on with it: --resume {path}")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}", hint="Make it first.")
+    if args.resume is None:
+        check_free(path)
     if args.resume is not None:
         given = [name for name in TOLD_BY_LOG if name != "steps" and getattr(args, name, None) is not None]
         if given or args.set:
@@ -121,7 +131,7 @@ def _options(args: argparse.Namespace, before: Adapter | None) -> MethodOptions:
     seed, epsilon, rounds = args.seed or 0, args.epsilon, args.rounds
     if before is not None:
         seed = before.header.seed
-        own = load_method(before.header.method).options_of(before.header.settings)
+        own = _own_options(before)
         epsilon, told, rounds = own.epsilon, dict(own.settings), own.rounds
     return MethodOptions(
         model=model_path(args),
@@ -132,6 +142,18 @@ def _options(args: argparse.Namespace, before: Adapter | None) -> MethodOptions:
         num_threads=args.threads,
         settings=told,
     )
+
+
+def _own_options(before: Adapter) -> OwnOptions:
+    """The part that is the method's own, as a log says it."""
+    header = before.header
+    try:
+        return load_method(header.method).options_of(header.settings)
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        raise AdapterError(
+            f"{before.path} lacks a setting of the method {header.method}: {error}",
+            hint="Read it with the version of Chimera that wrote it.",
+        ) from error
 
 
 def _task(
@@ -206,12 +228,12 @@ def _tell(args: argparse.Namespace, adapter: Adapter) -> None:
         return
     lines = [f"{plain(str(adapter.path))}: {report['steps']} steps, {size(report['file_bytes'])}"]
     if report["steps"]:
-        lines.append(f"loss        {report['first_loss']:.4f} > {report['last_loss']:.4f}")
+        lines.append(f"loss        {shown(report['first_loss'])} > {shown(report['last_loss'])}")
     looks = report["looks"]
     if looks:
-        lines.append(f"validation  {looks[0]['loss']:.4f} > {looks[-1]['loss']:.4f}")
+        lines.append(f"validation  {shown(looks[0]['loss'])} > {shown(looks[-1]['loss'])}")
     if looks and looks[-1]["score"] is not None:
-        lines.append(f"score       {looks[0]['score']:.4f} > {looks[-1]['score']:.4f}")
+        lines.append(f"score       {shown(looks[0]['score'])} > {shown(looks[-1]['score'])}")
     lines.append(f"memory      {size(peak_bytes())}")
     say(lines)
 
@@ -234,7 +256,20 @@ def told(adapter: Adapter) -> dict[str, Any]:
         "settings": dict(header.settings),
         "version": header.version,
         "steps": len(losses),
-        "first_loss": sum(losses[:some]) / some if losses else None,
-        "last_loss": sum(losses[-some:]) / some if losses else None,
-        "looks": [{"step": look.step, "loss": look.loss, "score": look.score} for look in adapter.looks],
+        "first_loss": _number(sum(losses[:some]) / some) if losses else None,
+        "last_loss": _number(sum(losses[-some:]) / some) if losses else None,
+        "looks": [
+            {"step": look.step, "loss": _number(look.loss), "score": _number(look.score)}
+            for look in adapter.looks
+        ],
     }
+
+
+def shown(number: float | None) -> str:
+    """A loss or a score for people."""
+    return "no number" if number is None else f"{number:.4f}"
+
+
+def _number(found: float | None) -> float | None:
+    """A number as JSON can hold it: a log may have others."""
+    return found if found is not None and isfinite(found) else None

@@ -1,7 +1,7 @@
 """What a caller asks of experts that lie on disk."""
 
-import math
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal, get_args
 
 from chronos_moe.store.pages import ADVICE, Advice
@@ -21,7 +21,7 @@ class ExpertsAsked:
     """How experts on disk are kept and read. It does nothing for a model that has none there."""
 
     memory_bytes: int | None = None
-    """For experts; None is all that fits under the engine's limit, or all of them where there is none."""
+    """For experts; None is what the engine's limit and the machine's free memory leave, but for a share."""
     on_miss: Miss = "strict"
     deadline_ms: float | None = None
     """With `deadline`: how long a token may wait in all."""
@@ -52,7 +52,7 @@ class ExpertsAsked:
                 "a deadline on a miss and its milliseconds go together, and one of them is missing",
                 hint="As in: --on-miss deadline --deadline-ms 20",
             )
-        if self.deadline_ms is not None and not (math.isfinite(self.deadline_ms) and self.deadline_ms >= 0):
+        if self.deadline_ms is not None and not (isfinite(self.deadline_ms) and self.deadline_ms >= 0):
             raise UsageError(f"a deadline of {self.deadline_ms} ms; a number from 0 is needed")
         if self.num_readers is not None and not 1 <= self.num_readers <= MOST_READERS:
             raise UsageError(f"{self.num_readers} readers; 1 to {MOST_READERS} are allowed")

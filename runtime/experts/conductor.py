@@ -6,7 +6,8 @@ are there need not wait for the others where not all fit at once, so a pass of m
 as large as the budget. Which wave an expert comes in changes no bit, as tokens meet their experts one by one.
 
 `strict` waits for every expert. `soft` lets the shared expert stand in for what is away, and has that read
-meanwhile. `deadline` waits as long as a token may, and goes on as `soft` does.
+meanwhile. `deadline` waits as long as a token may, and goes on as `soft` does. A read for which nobody waited
+and that failed stops whoever wants its expert next.
 """
 
 import time
@@ -34,6 +35,9 @@ class Conductor:
     ) -> None:
         self._shelf, self._store, self._librarian, self._asked = shelf, store, librarian, asked
         self._stood_in: Pass | None = None
+        self._unwaited: dict[int, Reading] = {}
+        """Readings of experts, by number, that others stood in for."""
+        self._has_run = False
         self._left_s = 0.0
         self._interrupt: KeyboardInterrupt | None = None
 
@@ -44,11 +48,17 @@ class Conductor:
         stop, meter = self._shelf.ledger.stop, self._store.meter
         self._left_s = num_tokens * (self._asked.deadline_ms or 0.0) / 1e3
         meter.tokens += num_tokens
-        self._interrupt = None
+        self._interrupt, self._has_run = None, False
         job = program.job_with_tail if with_tail else program.job
         while True:
             begin = time.perf_counter()
-            pool.run(job)
+            try:
+                pool.run(job)
+            except KeyboardInterrupt:
+                # It may have come behind the job.
+                self._has_run = True
+                raise
+            self._has_run = True
             meter.span("compute", begin, time.perf_counter())
             self._come_back()
             if not stop[0]:
@@ -61,12 +71,14 @@ class Conductor:
             raise self._librarian.error
         return self._interrupt
 
-    def abandon(self) -> None:
-        """After an error: nothing is in use, and the next call begins anew."""
+    def abandon(self) -> bool:
+        """After an error: nothing is in use, and the next call begins anew. Gives whether anything ran."""
         ledger = self._shelf.ledger
         ledger.stop[0] = 0
         self._come_back()
+        self._unwaited.clear()
         self._let_go(np.flatnonzero(ledger.words & 1).tolist())
+        return self._has_run
 
     def _serve(self, stopped: Pass, run_wave: Callable[[Pass], None]) -> None:
         """Have the pass's experts there: all, or the last of them, and the others have been run."""
@@ -132,12 +144,15 @@ class Conductor:
         """Take what is there, or comes in time; the shared expert stands in for the others."""
         visited.sort(key=lambda expert: not self._store.is_there(stopped.row, expert))
         asked = visited[: self._store.slots.num_slots]
+        self._check_unwaited(stopped, visited)
         begin = time.perf_counter()
         readings = self._store.demand(stopped.row, asked)
         if self._left_s > 0:
             self._wait_until(begin + self._left_s, readings)
             self._stalled(begin, readings)
             self._left_s -= time.perf_counter() - begin
+        self._store.check(readings.values())
+        self._unwaited.update({reading.number: reading for reading in readings.values()})
         here = [expert for expert in asked if self._store.is_there(stopped.row, expert)]
         away = [expert for expert in visited if expert not in here]
         _visit(stopped, here)
@@ -145,6 +160,15 @@ class Conductor:
         self._stood_in = stopped
         self._store.meter.stand_ins += len(away)
         self._store.meter.misses += len(visited) - len(asked)
+
+    def _check_unwaited(self, stopped: Pass, visited: list[int]) -> None:
+        """Refuse to go on where an expert of these was asked for before, and could not be read."""
+        first = stopped.row * self._shelf.ledger.num_experts
+        for expert in visited:
+            reading = self._unwaited.get(first + expert)
+            if reading is not None and reading.done.is_set():
+                del self._unwaited[first + expert]
+                self._store.check([reading])
 
     def _wait_until(self, end: float, readings: dict[int, Reading]) -> None:
         for reading in readings.values():

@@ -19,10 +19,11 @@ from runtime.experts.asked import ExpertsAsked
 from runtime.experts.conductor import Conductor
 from runtime.program import Program
 from runtime.state import State
+from runtime.system import memory
 
 USUAL_READERS = 4
 LIMIT_SHARE = 7 / 8
-"""Of what a limit leaves, for experts where nobody says how much; the rest is for talks."""
+"""Of what a limit or the machine leaves, for experts where nobody says how much; the rest is for talks."""
 
 
 class OpenExperts:
@@ -104,9 +105,9 @@ class OpenExperts:
         try:
             interrupt = self._conductor.run(pool, program, num_tokens=num_tokens, with_tail=with_tail)
         except BaseException:
-            self._conductor.abandon()
-            for state in states:
-                state.is_broken_off = True
+            if self._conductor.abandon():
+                for state in states:
+                    state.is_broken_off = True
             raise
         if interrupt is not None:
             raise interrupt
@@ -196,10 +197,10 @@ def open_experts(
 def _num_slots(shelf: Shelf, asked: ExpertsAsked, left_bytes: int | None) -> int:
     """How many experts memory holds."""
     count = shelf.ledger.words.size
-    all_bytes = count * shelf.form.block_bytes
     budget = asked.memory_bytes
     if budget is None:
-        budget = all_bytes if left_bytes is None else int(max(0, left_bytes) * LIMIT_SHARE)
+        available = memory().available_bytes
+        budget = int(max(0, available if left_bytes is None else min(left_bytes, available)) * LIMIT_SHARE)
     return min(count, check_budget(budget, block_bytes=shelf.form.block_bytes, num_chosen=shelf.num_chosen))
 
 

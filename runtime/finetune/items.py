@@ -45,7 +45,7 @@ class Data:
 
 def read_data(paths: Sequence[Path], words: Words, *, on_error: OnError = "stop") -> Data:
     """All sequences of files and of folders of them. Malformed ones stop the reading, or are left out."""
-    digest, report = hashlib.sha256(), ReadReport()
+    report = ReadReport()
     items: list[Item] = []
     for path in data_files(paths):
         for record in read_records(path, on_error=on_error, report=report):
@@ -57,14 +57,21 @@ def read_data(paths: Sequence[Path], words: Words, *, on_error: OnError = "stop"
                 report.skipped += 1
                 report.problems.append(error.message)
                 continue
-            digest.update(item.ids_T.tobytes() + item.counted_T.tobytes())
             items.append(item)
     if not items:
         raise DataError(
             f"there is nothing to learn in {', '.join(map(str, paths))}",
             hint="Name files with at least one record.",
         )
-    return Data(items=tuple(items), digest=digest.hexdigest(), report=report)
+    return Data(items=tuple(items), digest=digest_of(items), report=report)
+
+
+def digest_of(items: Sequence[Item]) -> str:
+    """What names some sequences, in their order."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(item.ids_T.tobytes() + item.counted_T.tobytes())
+    return digest.hexdigest()
 
 
 def parted(items: Sequence[Item], *, share: float, seed: int) -> tuple[list[Item], list[Item]]:

@@ -7,6 +7,7 @@ ends with the bytes of one that was not, and so that workers who share the work 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from math import inf, isfinite, isnan, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,19 @@ from quant.adapter import (
     read_adapter,
     unpacked_record,
 )
-from quant.adapter_log import AdapterLog, check_same, first_steps, write_adapter
+from quant.adapter_log import AdapterLog, check_free, check_same, first_steps, write_adapter
 from runtime.adapting.learnt import take
+from runtime.finetune.items import digest_of
 from runtime.finetune.method import METHODS, Alone, Exchange, Item, Method
 from runtime.finetune.scorer import Scorer
 from runtime.finetune.settings import Batches, RunSettings
 
 MOST = "most"
 """The setting of a log that says what a slope counts as at most."""
+VALIDATION, SCORER = "validation", "scorer"
+"""Settings that say what a look depends on beside the weights, as looks are compared with each other."""
+DIGEST_SHOWN = 16
+"""Characters of a digest among the settings."""
 CALIBRATION_STEPS = 8
 """Looks from which the usual slope is known, where no rate is given."""
 CALIBRATION_AT = (1 << 32) - CALIBRATION_STEPS
@@ -89,10 +95,7 @@ class Run:
 
     def begin(self, path: Path) -> Adapter:
         """A new log, and all steps."""
-        if path.exists():
-            raise UsageError(
-                f"{path} is there already", hint="Go on with it by --resume, or name another file."
-            )
+        check_free(path)
         header = self._header()
         with AdapterLog.begin(path, header) as log:
             self._go(log)
@@ -114,7 +117,7 @@ class Run:
     def _check_same(self, header: AdapterHeader, path: Path) -> None:
         """Refuse a log of another model, data or method. How long and how fast it learns, the log says."""
         told = asdict(self._settings) | {"steps": header.settings["steps"]}
-        wanted = self._header_of({**header.settings, **self._method.settings, **told})
+        wanted = self._header_of({**header.settings, **self._method.settings, **told, **self._looked_at()})
         check_same(header, wanted, path=path)
 
     def _go(self, log: AdapterLog) -> None:
@@ -186,10 +189,18 @@ class Run:
         is_due = steps % self._settings.look_every == 0 or steps == self._settings.steps
         if not self._task.validation or not is_due or any(look.step == steps for look in self._looks):
             return
+        items, unit = self._task.validation, self._settings.unit
         self._method.look(steps, side=0)
-        losses = self._method.losses(self._task.validation).tolist()
-        scores = self._scores(self._task.validation) if self._task.scorer is not None else []
+        losses: list[float] = []
+        for at in range(0, len(items), unit):  # a method may need memory for all that it is given at once
+            losses += self._method.losses(items[at : at + unit]).tolist()
+        scores = self._scores(items) if self._task.scorer is not None else []
         loss = sum(losses) / len(losses)
+        if not isfinite(loss):
+            raise ChimeraError(
+                f"after step {steps}: the loss of the validation data is no number",
+                hint="The weights have gone astray: begin again with a smaller --move.",
+            )
         score = sum(scores) / len(scores) if scores else float("nan")
         record = Record(kind=LOOK, step=steps, loss=float(np.float32(loss)), rate=float(np.float32(score)))
         log.append(record)
@@ -229,8 +240,17 @@ class Run:
                 **self._method.settings,
                 **asdict(replace(settings, move=self._move(), rate=rate)),
                 MOST: settings.clip * usual,
+                **self._looked_at(),
             }
         )
+
+    def _looked_at(self) -> dict[str, Setting]:
+        """The data that is looked at, and whether there is a score."""
+        items = self._task.validation
+        return {
+            VALIDATION: digest_of(items)[:DIGEST_SHOWN] if items else "none",
+            SCORER: "none" if self._task.scorer is None else "there",
+        }
 
     def _move(self) -> float:
         """How far a step of usual slope goes."""
@@ -257,7 +277,7 @@ class Run:
             for number in range(CALIBRATION_STEPS)
             for slope in self._slopes(CALIBRATION_AT + number, batch=self._batches.of(number))[0]
         ]
-        usual = (sum(slope * slope for slope in found) / len(found)) ** 0.5
+        usual = sqrt(sum(slope * slope for slope in found) / len(found))
         if not usual:
             raise ChimeraError(
                 "moving the model changes no loss, so that there is nothing to learn from",
@@ -292,8 +312,17 @@ def settings_of(header: AdapterHeader, *, steps: int | None = None) -> RunSettin
     told: dict[str, Any] = {field.name: header.settings[field.name] for field in fields(RunSettings)}
     if steps is not None:
         told["steps"] = steps
-    return RunSettings(**told)
+    try:
+        return RunSettings(**told)
+    except (TypeError, UsageError) as error:
+        if isinstance(error, UsageError) and steps is not None:
+            raise
+        raise AdapterError(
+            f"the log says what no run is told: {error}",
+            hint="It was written by another version, or by hand. Begin another log.",
+        ) from error
 
 
 def _badness(look: Record) -> float:
-    return look.loss if look.score is None else -look.score
+    found = look.loss if look.score is None else -look.score
+    return inf if isnan(found) else found

@@ -5,11 +5,14 @@ such. More is better.
 """
 
 import importlib.util
-import math
 import traceback
 from collections.abc import Callable
+from math import isfinite, nan
+from numbers import Real
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
 
 from configs.errors import ChimeraError, UsageError
 from runtime.finetune.method import Item
@@ -22,54 +25,62 @@ class Scorer:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._score = _function(path)
+        self._score = _function(path.resolve(), name=path)
 
     def __call__(self, item: Item, completion: str) -> float:
         """The number for a completion. What raises is told with the place in the file, and the item."""
         try:
             found: object = self._score(item.prompt, item.answer, completion)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ChimeraError(
-                f"{self._place(error)}: the scorer raised {type(error).__name__}: {error}, given what was "
-                f"answered to {item.file}:{item.line}: {completion[:60]!r}",
+                f"{_place(error, self.path)}: the scorer raised {type(error).__name__}: {error}, given what "
+                f"was answered to {item.file}:{item.line}: {completion[:60]!r}",
                 hint="Mend the scorer, then go on with --resume.",
             ) from error
-        if isinstance(found, bool) or (isinstance(found, int | float) and math.isfinite(found)):
-            return float(found)
+        number = _number(found)
+        if isfinite(number):
+            return number
+        # Not every number has words: Python writes no integer of many digits.
+        shown = "a number too large" if isinstance(found, int) else str(found)[:40]
         raise ChimeraError(
-            f"{self.path}: the scorer gave {str(found)[:40]!r} for {item.file}:{item.line}; a finite number "
-            "is needed",
+            f"{self.path}: the scorer gave {shown!r} for {item.file}:{item.line}; a finite number is needed",
             hint="Mend the scorer, then go on with --resume.",
         )
 
-    def _place(self, error: Exception) -> str:
-        """The last line of the file that the error went through."""
-        lines = [
-            frame.lineno
-            for frame in traceback.extract_tb(error.__traceback__)
-            if Path(frame.filename) == self.path
-        ]
-        return f"{self.path}:{lines[-1]}" if lines else str(self.path)
+
+def _number(found: object) -> float:
+    """What a scorer gave, NumPy's numbers among it; what is none is no number."""
+    if not isinstance(found, Real | np.bool_):
+        return nan
+    try:
+        return float(cast(float, found))
+    except OverflowError:
+        return nan
 
 
-def _function(path: Path) -> Callable[..., Any]:
+def _place(error: BaseException, path: Path) -> str:
+    """The last line of a file that an error went through."""
+    whole = path.resolve()
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == whole
+    ]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def _function(path: Path, *, name: Path) -> Callable[..., Any]:
     spec = importlib.util.spec_from_file_location("chimera_scorer", path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise UsageError(f"{path} is no Python file", hint="As in: --scorer score.py")
+        raise UsageError(f"{name} is no Python file", hint="As in: --scorer score.py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        lines = [
-            frame.lineno
-            for frame in traceback.extract_tb(error.__traceback__)
-            if Path(frame.filename) == path
-        ]
-        place = f"{path}:{lines[-1]}" if lines else str(path)
-        raise UsageError(f"{place}: the scorer cannot be loaded: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"{_place(error, name)}: the scorer cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
     function = getattr(module, NAME, None)
     if not callable(function):
         raise UsageError(
-            f"{path} has no function {NAME}", hint=f"It needs: def {NAME}(prompt, answer, completion): …"
+            f"{name} has no function {NAME}", hint=f"It needs: def {NAME}(prompt, answer, completion): …"
         )
     return cast("Callable[..., Any]", function)

@@ -1,8 +1,8 @@
 """What a run is told, and the plan that follows from it: batches, rates, and when to stop."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, sqrt
 from typing import Literal, get_args
 
 from configs.errors import UsageError
@@ -51,9 +51,9 @@ class RunSettings:
             raise UsageError(f"patience {self.patience} and {self.max_tokens} tokens; 0 and 1 at least")
         for name in ("move", "rate"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and not 0 < value < inf:
                 raise UsageError(f"{name} {value}; a number above 0 is needed")
-        for name, value, most in (("decay", self.decay, 1.0), ("clip", self.clip, math.inf)):
+        for name, value, most in (("decay", self.decay, 1.0), ("clip", self.clip, inf)):
             if not 0 <= value < most:
                 raise UsageError(f"{name} {value}; allowed are 0 to less than {most:g}")
         if self.schedule not in get_args(Schedule) or self.objective not in get_args(Objective):
@@ -64,7 +64,7 @@ class RunSettings:
 
     def move_within(self, reach: float) -> float:
         """The first of as many moves in random directions as a run has that carry so far together."""
-        return reach * ((3.0 if self.schedule == "linear" else 1.0) / self.steps) ** 0.5
+        return reach * sqrt((3.0 if self.schedule == "linear" else 1.0) / self.steps)
 
     def rate_at(self, step: int, *, first: float) -> float:
         """The rate of a step. Sums and quotients alone, which all machines compute alike."""

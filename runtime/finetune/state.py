@@ -1,7 +1,7 @@
 """The method `state`: what a stream remembers before its first word. No weight moves."""
 
-import math
 from collections.abc import Mapping
+from math import frexp, fsum, sqrt
 
 import numpy as np
 
@@ -58,6 +58,6 @@ def _exponents(engine: Engine, *, rounds: int | None) -> dict[Place, int]:
         if place[1] < state.rounds:
             part = read_part(engine.layout.place(*place, MEMORY).view(state.arena)).reshape(-1)
             # Of exact sums, so that every machine finds the same.
-            mean = math.fsum(float(value) ** 2 for value in part) / part.size
-            found[place] = math.frexp(math.sqrt(mean))[1] if mean else 0
+            mean = fsum(float(value) ** 2 for value in part) / part.size
+            found[place] = frexp(sqrt(mean))[1] if mean else 0
     return found

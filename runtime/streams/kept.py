@@ -23,6 +23,11 @@ class StreamState(Protocol):
     @property
     def num_bytes(self) -> int: ...
 
+    @property
+    def is_broken_off(self) -> bool:
+        """Whether a token was left half-way, so that nothing may go on from here."""
+        ...
+
     def copy(self) -> Self: ...
 
 

@@ -63,6 +63,11 @@ def save_talk(path: Path, talk: Talk, *, identity: Identity) -> None:
     """Write a talk. The file is whole or the old one, whenever this process ends."""
     state = talk.snapshot.state
     assert isinstance(state, State), "a stream of an engine"
+    if state.is_broken_off:
+        raise StateError(
+            f"{path} is not written: the state was left in the middle of a token",
+            hint="Go on with the talk first: what was broken off is then read again.",
+        )
     ids = array("I", talk.snapshot.ids)
     about = About(
         identity=identity,

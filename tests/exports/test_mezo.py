@@ -10,7 +10,7 @@ import torch
 from chimera.model import build
 from chimera.saving import save_model
 from configs.errors import AdapterError, UsageError
-from configs.load import build_config
+from configs.load import build_config, preset
 from exports.b158 import export_b158
 from exports.latents import latent_model
 from exports.mezo import merge, options_of, prepare, settings_of
@@ -80,6 +80,33 @@ def test_a_merged_log_is_the_model_that_was_learnt(packed: Path, tmp_path: Path)
     learnt = prepare(options(tmp_path / "merged")).losses(items())
     np.testing.assert_allclose(learnt, losses, rtol=1e-5)
     assert np.abs(learnt - prepare(options(packed)).losses(items())).max() > 1e-3
+
+
+def test_what_stays_as_it_is_is_packed_as_it_was(tmp_path: Path):
+    """A light run quantises it beforehand, and no scale may shrink by that."""
+    packed = tmp_path / "model.b158"
+    torch.manual_seed(0)
+    save_model(build(config()), tmp_path / "learnt")
+    export_b158(tmp_path / "learnt", packed)
+    method = prepare(options(packed, trained="light"))
+    take_part(method, tmp_path / "log.cza", steps=2)
+    merge(read_adapter(tmp_path / "log.cza"), model=packed, out=tmp_path / "merged")
+    before, after = (open_model(path).file for path in (packed, tmp_path / "merged"))
+    moved = {held.name for held in method.mezo.tensors}
+    changed = {name for name in before.tensors if not _equal(before.tensor(name), after.tensor(name))}
+    assert changed
+    assert changed <= moved
+    assert moved < set(before.tensors)
+
+
+def test_the_rounds_of_a_run_are_told(tmp_path: Path):
+    """Looks of other rounds have other losses: who goes on, or helps, must take the same."""
+    random_b158(preset("micro"), tmp_path / "model.b158", seed=1)
+    asked = MethodOptions(model=tmp_path / "model.b158", seed=SEED, rounds=1)
+    one, usual = prepare(asked), prepare(replace(asked, rounds=None))
+    assert options_of(one.settings).rounds == 1
+    assert options_of(usual.settings).rounds == preset("micro").rounds_default > 1
+    assert (one.losses(items()) != usual.losses(items())).any()
 
 
 def test_the_verb_merges_it_and_nothing_runs_with_the_log_itself(

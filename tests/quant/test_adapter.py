@@ -86,10 +86,34 @@ def test_a_log_cut_anywhere_holds_its_whole_records_and_goes_on(tmp_path: Path) 
             for record in steps(4)[log.num_steps :]:
                 log.append(record)
         assert path.read_bytes() == whole
-    for length in range(begin):
+    for length in (0, 5, 8, 15, 16, 17, begin // 2, begin - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(AdapterError, match=r"no adapter|damaged"):
+        with pytest.raises(AdapterError, match="no adapter yet"):
             read_adapter(path)
+        with AdapterLog.begin(path, HEADER) as log:
+            for record in steps(4):
+                log.append(record)
+        assert path.read_bytes() == whole
+
+
+def test_what_is_no_adapter_is_not_read_and_not_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "large.cza"
+    with path.open("wb") as file:
+        file.write(header_bytes(HEADER))
+        file.truncate(1 << 43)
+    with pytest.raises(AdapterError, match="larger than 256 MiB"):
+        read_adapter(path)
+    with path.open("r+b") as file:
+        file.write(b"another!")
+    with pytest.raises(AdapterError, match="is no adapter"):
+        read_adapter(path)
+    with pytest.raises(UsageError, match="is there already"):
+        AdapterLog.begin(path, HEADER)
+    # A length that was changed makes no log one that was never begun.
+    whole = written(tmp_path / "a.cza", steps(2)).read_bytes()
+    (tmp_path / "a.cza").write_bytes(whole[:8] + b"\xff\xff\x00\x00" + whole[12:])
+    with pytest.raises(UsageError, match="is there already"):
+        AdapterLog.begin(tmp_path / "a.cza", HEADER)
 
 
 def test_a_byte_changed_anywhere_is_refused_or_ends_the_log(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ class ReadIds:
 
     def __init__(self, ids: Sequence[int], *, rounds: int | None) -> None:
         self.ids, self.rounds = array("I", ids), rounds
+        self.is_broken_off = False
 
     @property
     def position(self) -> int:
@@ -31,7 +32,9 @@ class ReadIds:
         return 1000
 
     def copy(self) -> Self:
-        return type(self)(self.ids, rounds=self.rounds)
+        found = type(self)(self.ids, rounds=self.rounds)
+        found.is_broken_off = self.is_broken_off
+        return found
 
 
 class Scripted:

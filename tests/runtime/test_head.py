@@ -134,6 +134,7 @@ class HeadAlone:
 
     def __init__(self, rows: RowWeights, acts: QuantizedActivations) -> None:
         self.config = SimpleNamespace(vocab_size=len(rows.codes))
+        self.experts = None
         self.head_rows = pack_rows(rows)
         self.acts = acts
         self.hidden = Int8Rows(

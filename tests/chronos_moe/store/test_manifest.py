@@ -110,6 +110,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "an entry of another form": (_edit(lambda read: _first(read).append([1, 2])), "expected [layer, expert"),
     "a truth for a number": (_edit(lambda read: _first(read)[0].__setitem__(0, True)), "manifest"),
     "a path": (_edit(lambda read: read["clusters"][0].update(file="../experts-000.ctsr")), "plain name"),
+    "a name that no file has": (
+        _edit(lambda read: read["clusters"][0].update(file="experts\0.ctsr")),
+        "plain name",
+    ),
     "a file twice": (
         _edit(lambda read: read["clusters"][0].update(file="experts-001.ctsr")),
         "a file is listed twice",

@@ -71,8 +71,8 @@ def test_a_slowness_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, tex
 def test_a_disk_is_measured_by_what_works_on_it(packed: Packed):
     places = list(packed.manifest.places().values())
     paths = [packed.folder / cluster.file for cluster in packed.manifest.clusters]
-    found = measure(places, paths, block_bytes=packed.manifest.form.block_bytes, seconds=0.002)
-    assert {name for name, _ in found} >= {"buffered", "mapped"}
+    found = measure(places, paths, block_bytes=packed.manifest.form.block_bytes, seconds=0.0)
+    assert {name for name, _ in found} - {"direct"} == {"buffered"}
     assert all(rate > 0 for rate in found.values())
 
 

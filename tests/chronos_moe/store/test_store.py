@@ -18,7 +18,7 @@ from chronos_moe.store.policy import POLICIES, PolicyName
 from chronos_moe.store.predictors import Wish
 from chronos_moe.store.reading import Reader, open_reader
 from chronos_moe.store.store import ExpertStore, check_budget
-from configs.errors import DiskError, NotEnoughMemory
+from configs.errors import DiskError, NotEnoughMemory, UsageError
 from tests.chronos_moe.store.conftest import LAYERS, NUM_EXPERTS, Packed
 
 LONG_S = 60
@@ -142,6 +142,54 @@ def test_a_read_that_always_fails_is_told_with_its_file(packed: Packed):
         assert bytes_there(store, 0, 4) == bytes_on_disk(packed, 0, 4)
 
 
+class Mistaken(Faulty):
+    """A reader with a fault of its own, not of the disk's."""
+
+    def read(self, place: Place, into: memoryview) -> None:
+        raise LookupError("no such place")
+
+
+def test_a_mistake_of_a_reader_is_told_with_its_cause(packed: Packed):
+    with opened(packed, num_slots=3, reader=Mistaken(packed, failures=0)) as store:
+        for _ in range(4):  # more often than there are threads
+            with pytest.raises(DiskError, match="LookupError: no such place") as told:
+                bring(store, 0, [4])
+            assert told.value.__cause__ is not None
+            assert isinstance(told.value.__cause__.__cause__, LookupError)
+
+
+def test_a_mistake_of_a_policy_is_told(packed: Packed, monkeypatch: pytest.MonkeyPatch):
+    def mistaken(residents: object) -> None:
+        raise LookupError("no worth")
+
+    with opened(packed, num_slots=3) as store:
+        bring(store, 0, [0, 1, 2])
+        monkeypatch.setattr(store, "_worth", mistaken)
+        for _ in range(4):
+            with pytest.raises(DiskError, match="LookupError: no worth"):
+                bring(store, 0, [4])
+
+
+def test_who_waits_while_the_store_is_closed_is_told(packed: Packed):
+    gate = threading.Event()
+    faulty = Faulty(packed, failures=0, gate=gate)
+    with opened(packed, num_slots=5, reader=faulty) as store:
+        readings = store.demand(0, [0, 1, 2, 3, 4])
+        for _ in range(3):
+            assert faulty.begun.acquire(timeout=LONG_S)
+        closing = threading.Thread(target=store.close)
+        closing.start()
+        while not store._is_closed:
+            threading.Event().wait(0.001)
+        gate.set()
+        assert all(reading.done.wait(LONG_S) for reading in readings.values())
+        closing.join()
+        with pytest.raises(DiskError, match="closed meanwhile"):
+            store.check(readings.values())
+        with pytest.raises(UsageError, match="are closed"):
+            store.demand(0, [5])
+
+
 def test_a_file_that_is_cut_while_it_is_read_is_told(packed: Packed):
     with opened(packed, num_slots=3) as store:
         layer, expert = packed.manifest.clusters[0].keys[-1]
@@ -199,8 +247,9 @@ def test_a_budget_below_one_token_in_one_layer_is_refused():
 
 
 def test_a_closed_store_leaves_no_thread(packed: Packed, tmp_path: Path):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with opened(packed, num_slots=3) as store:
         store.wish([Wish(layer=0, expert=expert, passes_ahead=1) for expert in range(3)])
-    assert threading.active_count() == before
+    left = {thread for thread in threading.enumerate() if thread.name.startswith("experts-")}
+    assert left <= before
     assert np.count_nonzero(store.ledger.words) <= 3

@@ -25,8 +25,8 @@ from exports.handover.folder import export_huggingface, word_files
 from exports.handover.intake import import_huggingface
 from exports.handover.safetensors_file import to_bfloat16
 from exports.pack_experts import pack_experts
-from exports.whole_folder import whole_folder
 from exports.words import Words
+from quant.whole_folder import whole_folder
 from runtime.model_folder import open_model
 from tests.exports.conftest import learnt
 
@@ -209,15 +209,19 @@ def test_what_cannot_be_taken_in_is_said(tmp_path: Path, packed: Path):
         with pytest.raises(error, match=words):
             import_huggingface(folder, out)
         assert not out.exists()
+    save_file({name: values, name.removeprefix("model."): moved}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"the tensor layers\.0\.mixer\.q_proj\.weight is there twice"):
+        import_huggingface(folder, out)
     (folder / "model.safetensors").write_bytes(b"not tensors at all")
     with pytest.raises(ModelError, match="not a readable safetensors file"):
         import_huggingface(folder, out)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="save_pretrained"):
         import_huggingface(folder, out)
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
-    with pytest.raises(ModelError, match="a plain name is expected"):
-        import_huggingface(folder, out)
+    for named in ('"../../etc/passwd"', '["a", "b"]', "7", '""'):
+        (folder / "model.safetensors.index.json").write_text(f'{{"weight_map": {{"a": {named}}}}}')
+        with pytest.raises(ModelError, match="a plain name is expected"):
+            import_huggingface(folder, out)
     raw = json.loads((folder / "config.json").read_text())
     raw["_chimera"]["weight_form"] = "lost"
     (folder / "config.json").write_text(json.dumps(raw))
@@ -262,10 +266,19 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, micro: Path):
     assert list(out.parent.iterdir()) == []
 
 
+def test_a_file_that_cannot_be_read_is_named_itself(tmp_path: Path):
+    out, missing = tmp_path / "folder", tmp_path / "missing"
+    with pytest.raises(ChimeraError, match=f"^cannot read {missing}: No such file"), whole_folder(out):
+        missing.read_bytes()
+    with pytest.raises(ChimeraError, match=f"^cannot write {out}: No such file"), whole_folder(out) as made:
+        (made / "none" / "file").write_bytes(b"")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_writer_leaves_no_folder_and_the_next_one_cleans_up(tmp_path: Path):
     out = tmp_path / "folder"
     program = (
-        "from pathlib import Path; from exports.whole_folder import whole_folder\n"
+        "from pathlib import Path; from quant.whole_folder import whole_folder\n"
         f"with whole_folder(Path({str(out)!r})) as folder:\n"
         "    (folder / 'half.txt').write_text('half'); print('in', flush=True); input()\n"
     )

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from configs.errors import EXIT_DONE, EXIT_FAILED, EXIT_MODEL, EXIT_USAGE, ChimeraError
@@ -59,6 +61,29 @@ def test_another_model_is_noticed(make_model: MakeModel, tmp_path: Path, capsys:
     assert "does not compute what the engine does" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("factor", [2.0, float("nan")])
+def test_a_graph_that_keeps_other_states_is_noticed(
+    recurrent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: float
+):
+    """What a step says is right; what the next one would begin with is not."""
+    out = tmp_path / "edge"
+    export_onnx(recurrent, out, profile="reference")
+    model = onnx.load(out / "model.onnx", load_external_data=False)
+    kept = next(one.name for one in model.graph.output if one.name.endswith("recurrent_state"))
+    maker = next(node for node in model.graph.node if kept in node.output)
+    maker.output[list(maker.output).index(kept)] = "right"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(factor, dtype=np.float32), "factor"))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["right", "factor"], [kept]))
+    onnx.save(model, out / "model.onnx")
+    command = ["export", "verify", str(recurrent), str(out), "--tokens", "8", "--threads", "1", "--json"]
+    assert main(command) == EXIT_FAILED
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["step_median"] < 3e-6
+    assert verdict["state_median"] is None or verdict["state_median"] > 0.5
+    assert main(command[:-1]) == EXIT_FAILED
+    assert "does not keep what the engine does" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -71,6 +96,8 @@ def test_another_model_is_noticed(make_model: MakeModel, tmp_path: Path, capsys:
         (["verify", "MODEL", "OUT"], EXIT_MODEL, "state_contract.json: cannot be read"),
         (["onnx", "OUT/none", "OUT"], EXIT_MODEL, "no file"),
         (["onnx", "MODEL", "MODEL"], EXIT_USAGE, "is there already"),
+        (["onnx", "MODEL", "."], EXIT_USAGE, "is no name for a new folder"),
+        (["huggingface", "MODEL", "OUT/none/.."], EXIT_USAGE, "is no name for a new folder"),
     ],
 )
 def test_refusals(
@@ -82,6 +109,7 @@ def test_refusals(
     words: str,
 ):
     names = {"MODEL": str(make_model()), "OUT": str(tmp_path / "out"), "OUT/none": str(tmp_path / "none")}
+    names["OUT/none/.."] = f"{tmp_path}/none/.."
     assert main(["export", *(names.get(word, word) for word in arguments)]) == code
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -76,6 +76,8 @@ def test_objects_call_nothing_but_the_system(folder: Path, level: Level) -> None
     calls = {name: undefined_in(made.code) for name, made in objects.items()}
     callers = {name for name, foreign in calls.items() if foreign}
     assert {name.rpartition(".")[0] for name in callers} <= {
+        "quant.kernels.experts.foresight",
+        "quant.kernels.experts.waiting",
         "quant.pool_barrier",
         "quant.pool_kernels",
         "runtime.worker_kernels",

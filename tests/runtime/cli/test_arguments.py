@@ -61,7 +61,8 @@ def check(words: Sequence[str]) -> None:
 @st.composite
 def lines(draw: st.DrawFn, verb: str) -> list[str]:
     words: list[str] = []
-    for option, has_word in draw(st.lists(st.sampled_from(options_of(verb)), max_size=3)):
+    options = options_of(verb)
+    for option, has_word in draw(st.lists(st.sampled_from(options), max_size=3)) if options else ():
         words.append(option)
         if has_word:
             words.append(draw(st.sampled_from(WORDS) | st.text(max_size=5)))

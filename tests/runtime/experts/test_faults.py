@@ -1,21 +1,28 @@
 """Disks that err, files that change while a model runs, packing that is killed: never a wrong token."""
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from chronos_moe.store.manifest import Place
 from chronos_moe.store.predictors import Seen, Wish
 from configs.errors import ClusterError, DiskError, ModelError, UsageError
 from exports.pack_experts import pack_experts
 from runtime.engine import Engine
 from runtime.experts.asked import ExpertsAsked
+from runtime.head import Speaker
+from runtime.state import State
+from runtime.stream import Stream
 from tests.runtime.experts.conftest import PROMPT, Both, asked, read
 
 LONG_S = 60
@@ -45,6 +52,71 @@ def test_a_read_that_fails_stops_the_stream_and_no_other(both: Both, copied: Pat
         for number, token in enumerate(both.ids[PROMPT:]):
             engine.step(kept, int(token))
             assert np.array_equal(engine.logits(), both.expected[number + 1])
+
+
+def test_a_stream_that_was_stopped_reads_on_once_the_disk_is_well(both: Both, copied: Path):
+    path = copied / "experts-000.ctsr"
+    whole = path.read_bytes()
+    with Engine.open(copied, num_threads=1, experts=asked(both, 2)) as engine:
+        stream = Stream(Speaker(engine, num_ids=engine.config.vocab_size), spacing=16)
+        stream.accept(both.ids[:PROMPT].tolist())
+        stream.catch_up()
+        stream.accept(both.ids[PROMPT:].tolist())
+        os.truncate(path, 4096)
+        with pytest.raises(DiskError):
+            stream.catch_up()
+        assert 0 < stream.state.position < stream.position
+        assert not stream.snapshot().state.is_broken_off
+        path.write_bytes(whole)
+        stream.catch_up()
+        state = stream.state
+        assert isinstance(state, State)
+        assert state.arena.tobytes() == both.state
+        # Whoever hands the state to somebody else keeps and copies no broken one either.
+        state.is_broken_off = True
+        stream.keep()
+        assert not stream.fork().state.is_broken_off
+        stream.rewind(PROMPT + 1)
+        stream.accept(both.ids[PROMPT + 1 :].tolist())
+        stream.catch_up()
+        assert isinstance(stream.state, State)
+        assert stream.state.arena.tobytes() == both.state
+
+
+class Dead:
+    """A disk that gives nothing any more."""
+
+    def read(self, place: Place, into: memoryview) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+@pytest.mark.parametrize("miss", [{"on_miss": "soft"}, {"on_miss": "deadline", "deadline_ms": 1.0}])
+def test_a_dead_disk_stops_a_stream_that_waits_for_nothing(both: Both, miss: dict[str, Any]):
+    with Engine.open(both.packed, num_threads=1, experts=ExpertsAsked(predictor="none", **miss)) as engine:
+        assert engine.experts is not None
+        store = engine.experts.store
+        assert store is not None
+        alive, store._reader = store._reader, Dead()
+        with pytest.raises(DiskError, match=r"expert \d+ of layer \d+ could not be read"):
+            step_for_long(engine)
+        store._reader = alive
+        while store._readings:
+            threading.Event().wait(0.001)
+        read(engine, both.ids[: PROMPT + 2])
+
+
+def test_a_step_of_a_closed_engine_breaks_no_state(both: Both):
+    with Engine.open(both.packed, num_threads=1) as engine:
+        state = engine.new_state()
+        engine.prefill(state, both.ids[:PROMPT])
+    with pytest.raises(UsageError, match="closed"):
+        engine.step(state, int(both.ids[PROMPT]))
+    with Engine.open(both.packed, num_threads=1) as engine:
+        engine.step(state, int(both.ids[PROMPT]))
+        assert np.array_equal(engine.logits(), both.expected[1])
 
 
 def test_bytes_that_change_while_a_model_runs_are_seen_where_that_is_asked(both: Both, copied: Path):

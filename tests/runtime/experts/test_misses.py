@@ -1,16 +1,22 @@
 """Soft and deadline: the shared expert stands in for what is away, is counted, and goes when it comes."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from chronos_moe.store.manifest import Place
 from chronos_moe.store.reading import SIMULATED_MS
 from quant.container import open_b158
 from quant.container_writer import B158Writer
 from runtime.engine import Engine
 from runtime.experts.asked import ExpertsAsked
 from tests.runtime.experts.conftest import Both, asked, read
+
+LONG_S = 60
 
 
 def test_soft_waits_for_nothing_and_recovers(both: Both, monkeypatch: pytest.MonkeyPatch):
@@ -30,23 +36,71 @@ def test_soft_waits_for_nothing_and_recovers(both: Both, monkeypatch: pytest.Mon
         assert engine.experts.report()["stand_ins"] == report["stand_ins"]
 
 
-def test_all_away_is_the_shared_expert_in_their_place(
-    both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """As in a model whose experts all are the shared one: y = shared + Σ p · shared."""
-    alike = tmp_path / "model.b158"
-    with open_b158(both.whole) as file:
+@contextmanager
+def nothing_comes(engine: Engine) -> Iterator[None]:
+    """No read ends before this does."""
+    assert engine.experts is not None
+    store = engine.experts.store
+    assert store is not None
+    gate, before = threading.Event(), store._reader
+
+    class Gated:
+        def read(self, place: Place, into: memoryview) -> None:
+            gate.wait()
+            before.read(place, into)
+
+        def close(self) -> None:
+            before.close()
+
+    store._reader = Gated()
+    try:
+        yield
+    finally:
+        gate.set()
+
+
+def alike(path: Path, whole: Path, *, layer: str = "", expert: str = "") -> Path:
+    """The model with the shared expert in the place of one or of all."""
+    with open_b158(whole) as file:
         specs = list(file.tensors.values())
-        with B158Writer(alike, tensors=specs, config=file.config) as writer:
+        with B158Writer(path, tensors=specs, config=file.config) as writer:
             for spec in specs:
                 before, _, after = spec.name.partition(".experts.")
-                name = f"{before}.shared.{after.partition('.')[2]}" if after else spec.name
-                writer.write(spec.name, file.tensor(name))
-    with Engine.open(alike, num_threads=1) as engine:
+                number, _, rest = after.partition(".")
+                is_meant = after and (not layer or (before, number) == (f"layers.{layer}.ffn", expert))
+                writer.write(spec.name, file.tensor(f"{before}.shared.{rest}" if is_meant else spec.name))
+    return path
+
+
+def test_one_away_is_the_shared_expert_in_its_place_and_in_no_other(both: Both, tmp_path: Path):
+    with Engine.open(
+        both.packed, num_threads=1, experts=ExpertsAsked(on_miss="soft", predictor="none")
+    ) as engine:
+        assert engine.experts is not None
+        store = engine.experts.store
+        assert store is not None
+        layers, count = engine.config.backbone.moe.layers, store.ledger.num_experts
+        for row in range(len(layers)):
+            readings = store.demand(row, [expert for expert in range(count) if (row, expert) != (0, 3)])
+            assert all(reading.done.wait(LONG_S) for reading in readings.values())
+        with nothing_comes(engine):
+            found, _ = read(engine, both.ids[:44])
+        stand_ins = engine.experts.report()["stand_ins"]
+        assert stand_ins == store.ledger.visits[3] > 0
+    whole = alike(tmp_path / "model.b158", both.whole, layer=str(layers[0]), expert="3")
+    with Engine.open(whole, num_threads=1) as engine:
         expected, _ = read(engine, both.ids[:44])
-    monkeypatch.setenv(SIMULATED_MS, "2000")
+    assert np.array_equal(found, expected)
+    assert not np.array_equal(found, both.expected[:5])
+
+
+def test_all_away_is_the_shared_expert_in_their_place(both: Both, tmp_path: Path):
+    """As in a model whose experts all are the shared one: y = shared + Σ p · shared."""
+    with Engine.open(alike(tmp_path / "model.b158", both.whole), num_threads=1) as engine:
+        expected, _ = read(engine, both.ids[:44])
     with Engine.open(both.packed, num_threads=1, experts=asked(both, 3, on_miss="soft")) as engine:
-        found, _ = read(engine, both.ids[:44])
+        with nothing_comes(engine):
+            found, _ = read(engine, both.ids[:44])
         assert engine.experts is not None
         report = engine.experts.report()
     assert report["stand_ins"] == report["visits"]

@@ -3,16 +3,19 @@
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import runtime.engine as module
+import runtime.experts.opened as opened
 from chronos_moe.store.reading import SIMULATED_MS
 from configs.errors import NotEnoughMemory, UsageError
 from runtime.engine import Engine, Part
 from runtime.experts.asked import ExpertsAsked
+from runtime.system import memory
 from tests.runtime.experts.conftest import MODELS, PROMPT, Both, asked, read
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -89,10 +92,11 @@ def test_nothing_waits_for_what_was_all_read_before(both: Both):
 
 
 def test_a_budget_smaller_than_a_token_needs_is_refused(both: Both):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(NotEnoughMemory, match="a token needs 2 at a time"):
         Engine.open(both.packed, experts=asked(both, 1))
-    assert threading.active_count() == before
+    names = ("experts-", "librarian")
+    assert {thread for thread in threading.enumerate() if thread.name.startswith(names)} <= before
 
 
 def test_a_limit_leaves_experts_what_is_left(both: Both, monkeypatch: pytest.MonkeyPatch):
@@ -109,6 +113,15 @@ def test_a_limit_leaves_experts_what_is_left(both: Both, monkeypatch: pytest.Mon
         assert engine.experts is not None
         assert 2 <= engine.experts.report()["slots"] < 18
         assert np.array_equal(read(engine, both.ids)[0], both.expected)
+
+
+def test_experts_take_no_more_than_the_machine_has_free(both: Both, monkeypatch: pytest.MonkeyPatch):
+    free = replace(memory(), available_bytes=9 * both.block_bytes)
+    monkeypatch.setattr(opened, "memory", lambda: free)
+    for limit in (None, 2**40):
+        with Engine.open(both.packed, num_threads=1, memory_limit_bytes=limit) as engine:
+            assert engine.experts is not None
+            assert engine.experts.report()["slots"] == 9 * 7 // 8
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from configs.load import preset
@@ -12,6 +12,8 @@ from runtime.finetune.method import Item, Method, MethodOptions, load_method
 from runtime.random_model import random_b158
 from tests.runtime.cli.talking import ROOT, make_model, make_tokenizer
 
+Finetune = Callable[..., tuple[int, str, str]]
+"""The command with a model and data, and its code, answer and complaint."""
 PACKED = ("scales", "codes", "state")
 LINES: Sequence[dict[str, object]] = [
     *(
@@ -33,6 +35,21 @@ SCORER = """
 def score(prompt, answer, completion):
     return -abs(len(answer) - len(completion))
 """
+
+HALTING = """
+import itertools
+import sys
+
+numbers = itertools.count(1)
+
+
+def score(prompt, answer, completion):
+    if next(numbers) == {call}:
+        print("here", flush=True)
+        sys.stdin.read()
+    return -abs(len(answer) - len(completion))
+"""
+"""The same scores; but at one of its calls it says so and waits for somebody to end the process."""
 
 
 def make(folder: Path) -> Path:
@@ -63,11 +80,11 @@ def items_of(folder: Path, method: Method) -> list[Item]:
 
 
 def chimera(*arguments: object) -> "subprocess.Popen[str]":
-    """The command in a process of its own."""
+    """The command in a process of its own; what it reads never ends."""
     return subprocess.Popen(
         [sys.executable, "-m", "runtime.cli.main", *map(str, arguments)],
         cwd=ROOT,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,37 +1,24 @@
 """`chimera finetune`: it learns, a killed run goes on to the same bytes, and what is wrong is told."""
 
 import json
-import shutil
-import time
-from collections.abc import Callable
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from quant.adapter import read_adapter
+from configs.errors import ChimeraError
+from quant.adapter import LOOK, AdapterHeader, Record, read_adapter
+from quant.adapter_log import AdapterLog
 from runtime.cli.main import main
-from tests.runtime.finetune.learning import chimera, make_other
-
-Finetune = Callable[..., tuple[int, str, str]]
-LONG_S = 120.0
-
-
-@pytest.fixture
-def finetune(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Finetune:
-    """The command with this model and data, and its code, answer and complaint."""
-
-    def run(
-        *arguments: object, out: str = "a.cza", verb: str = "finetune", **_: object
-    ) -> tuple[int, str, str]:
-        given = ["-m", folder / "model", "--data", folder / "data.jsonl", "-t", 1]
-        target = [] if "--resume" in arguments or verb != "finetune" else ["--out", tmp_path / out]
-        words = [verb, *(given if verb == "finetune" else []), *target, *arguments]
-        code = main([str(word) for word in words])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
+from runtime.finetune.losses import Losses
+from runtime.finetune.method import Item
+from runtime.finetune.scorer import Scorer
+from tests.runtime.finetune.learning import HALTING, Finetune, chimera, make_other
 
 
 @pytest.mark.parametrize("method", ["scales", "codes", "state"])
@@ -58,12 +45,15 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(
     path = tmp_path / "killed.cza"
     command = ["finetune", "-m", folder / "model", "--data", folder / "data.jsonl", "-t", 1]
     more: list[object] = [*arguments, "--out", path]
-    for records in (3, 9):
-        process = chimera(*command, *more)
-        _wait_for_bytes(path, least=700 + 24 * records)
+    # Four records are looked at: at the last answer to the look after 8 steps, then at the second after 16.
+    for call, steps in ((12, 8), (10, 16)):
+        (tmp_path / "halting.py").write_text(HALTING.format(call=call))
+        process = chimera(*command, *more, "--scorer", tmp_path / "halting.py")
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n", process.communicate()[1]
         process.kill()
         process.communicate()
-        assert 0 < read_adapter(path).num_steps < 30
+        assert read_adapter(path).num_steps == steps
         more = ["--resume", path, "--val-share", 0.3, "--scorer", folder / "score.py"]
     # What a killed writer may leave beside.
     path.write_bytes(path.read_bytes()[:-5])
@@ -71,13 +61,6 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(
     assert (code, err) == (0, "")
     assert "30 steps" in out
     assert path.read_bytes() == (tmp_path / "whole.cza").read_bytes()
-
-
-def _wait_for_bytes(path: Path, *, least: int) -> None:
-    until = time.monotonic() + LONG_S
-    while not path.exists() or path.stat().st_size < least:
-        assert time.monotonic() < until, "the run writes its log"
-        time.sleep(0.01)
 
 
 def test_an_early_stop_leaves_the_best(finetune: Finetune, folder: Path, tmp_path: Path) -> None:
@@ -99,6 +82,69 @@ def test_an_early_stop_leaves_the_best(finetune: Finetune, folder: Path, tmp_pat
     assert report["steps"] == 4
     assert [look["score"] for look in report["looks"]] == [-2, -1, 0]
     assert read_adapter(tmp_path / "a.cza").num_steps == 4
+
+
+def test_looks_of_a_run_that_goes_on_are_at_the_same_data_by_the_same_measure(
+    finetune: Finetune, folder: Path, tmp_path: Path
+) -> None:
+    path, val = tmp_path / "a.cza", tmp_path / "val.jsonl"
+    val.write_text('{"prompt": "Hello", "completion": "yes"}\n')
+    scorer = ["--scorer", folder / "score.py", "--max-tokens", 1]
+    begin = ["--steps", 2, "--batch", 2, "--look-every", 1, "--patience", 5, "--val", val]
+    assert finetune(*begin, *scorer)[0] == 0
+    before = path.read_bytes()
+    go_on = ["--resume", path, "--steps", 3]
+    refused: list[tuple[list[object], str]] = [
+        (scorer[:2], "validation "),
+        (["--val", val], "scorer there, not none"),
+        (["--val", folder / "data.jsonl", *scorer[:2]], "validation "),
+    ]
+    for arguments, words in refused:
+        code, out, err = finetune(*go_on, *arguments)
+        assert (code, out, "was begun with" in err, words in err) == (3, "", True, True), err
+        assert path.read_bytes() == before
+
+
+def test_a_run_that_was_ended_before_its_header_begins_anew(finetune: Finetune, tmp_path: Path) -> None:
+    path = tmp_path / "a.cza"
+    path.write_bytes(b"")
+    code, _, err = finetune("--resume", path)
+    assert (code, "no adapter yet" in err, "--out" in err) == (3, True, True)
+    assert finetune("--steps", 1, "--batch", 1)[0] == 0
+    assert read_adapter(path).num_steps == 1
+
+
+def test_looks_that_found_no_number_are_told(
+    finetune: Finetune, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of logs that somebody else wrote."""
+    header = AdapterHeader(method="scales", base="ab", seed=1, settings={})
+    with AdapterLog.begin(tmp_path / "nan.cza", header) as log:
+        log.append(Record(kind=LOOK, step=0, loss=float("nan"), rate=float("inf")))
+        log.append(Record(step=0, loss=float("nan"), numbers=(1.0,)))
+    code, out, _ = finetune("info", tmp_path / "nan.cza", "--json", verb="adapter")
+    (shown,) = json.loads(out)["adapters"]
+    assert (code, shown["looks"]) == (0, [{"step": 0, "loss": None, "score": None}])
+    assert "no number" in finetune("info", tmp_path / "nan.cza", verb="adapter")[1]
+    monkeypatch.setattr(Losses, "of", lambda _, items: np.full(len(items), np.nan))
+    code, _, err = finetune("--steps", 1, "--rate", 1, "--clip", 0, "--val", folder / "data.jsonl")
+    assert (code, "is no number" in err) == (1, True)
+
+
+def test_no_more_than_a_unit_is_looked_at_at_once(
+    finetune: Finetune, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    of = Losses.of
+
+    def counted(self: Losses, items: Sequence[Item]) -> NDArray[np.float64]:
+        sizes.append(len(items))
+        return of(self, items)
+
+    monkeypatch.setattr(Losses, "of", counted)
+    assert finetune("--steps", 1, "--batch", 1, "--val", folder / "data.jsonl")[0] == 0
+    # Twelve records, before the step and behind it.
+    assert [size for size in sizes if size != 1] == [8, 4, 8, 4]
 
 
 def test_a_score_can_be_what_is_learnt(finetune: Finetune, folder: Path) -> None:
@@ -168,6 +214,9 @@ DEFINED = "def score(prompt, answer, completion):\n"
             "score.py:2: the scorer raised ZeroDivision",
         ),
         ("def score(prompt, answer, completion):\n    return None\n", "gave 'None' for"),
+        (DEFINED + "    return 10**5000\n", "gave 'a number too large' for"),
+        (DEFINED + "    raise SystemExit(7)\n", "score.py:2: the scorer raised SystemExit: 7"),
+        ("import sys\nsys.exit(0)\n", "score.py:2: the scorer cannot be loaded: SystemExit"),
         ("x = 1\ny = x / 0\n", "score.py:2: the scorer cannot be loaded"),
         ("x = 1\n", "has no function score"),
     ],
@@ -184,6 +233,19 @@ def test_a_scorer_that_fails_is_told_with_its_place(
     assert "score.py" in err
     if "given" in err or "gave" in err:
         assert "data.jsonl:" in err
+
+
+def test_a_scorer_is_found_beside_and_gives_numbers_of_numpy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    item = cast(Item, SimpleNamespace(prompt="", answer="1", file="a", line=1))
+    Path("score.py").write_text("import numpy as np\n" + DEFINED + "    return np.float32(answer)\n")
+    assert Scorer(Path("score.py"))(item, "") == 1.0
+    Path("score.py").write_text(DEFINED + "    return 1 / 0\n")
+    os.utime("score.py", ns=(1, 1))  # or what was compiled before counts as this
+    with pytest.raises(ChimeraError, match=r"^score\.py:2: the scorer raised ZeroDivision"):
+        Scorer(Path("./score.py"))(item, "")
 
 
 def test_what_a_run_was_told_stays(finetune: Finetune, folder: Path, tmp_path: Path) -> None:
@@ -204,64 +266,6 @@ def test_what_a_run_was_told_stays(finetune: Finetune, folder: Path, tmp_path: P
     assert (code, f"learnt on the model {base}…, and this is" in err) == (3, True)
     code, out, _ = finetune("--resume", path, "--steps", 4)
     assert (code, "4 steps" in out) == (0, True)
-
-
-def test_adapters_are_applied_taken_out_and_merged(
-    finetune: Finetune, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    far = ["--steps", 4, "--batch", 4, "--move", 0.05, "--schedule", "constant"]
-    assert finetune(*far, out="s.cza")[0] == 0
-    scales = tmp_path / "s.cza"
-    assert finetune(*far, "--method", "codes", "--set", "spread=64", "--adapter", scales, out="c.cza")[0] == 0
-    assert finetune(*far, "--method", "state", out="b.cza")[0] == 0
-    codes, state = tmp_path / "c.cza", tmp_path / "b.cza"
-
-    def bits(model: Path, *adapters: Path) -> float:
-        options = [str(word) for adapter in adapters for word in ("--adapter", adapter)]
-        data = ["--data", str(folder / "data.jsonl"), "--chat", "--threads", "1", "--json"]
-        assert main(["perplexity", str(model), *data, *options]) == 0
-        return json.loads(capsys.readouterr().out)["sources"][-1]["bits_per_byte"]
-
-    copy = tmp_path / "copy"
-    shutil.copytree(folder / "model", copy)
-    plain, both, three = bits(copy), bits(copy, scales, codes), bits(copy, scales, codes, state)
-    assert len({plain, bits(copy, scales), both, three}) == 4
-    assert finetune("apply", copy, scales, codes, verb="adapter")[0] == 0
-    assert bits(copy) == both
-    assert finetune("apply", copy, state, verb="adapter")[0] == 0
-    assert bits(copy) == three
-    code, out, _ = finetune("undo", copy, verb="adapter")
-    assert (code, "003-b.cza" in out, bits(copy)) == (0, True, both)
-    assert finetune("merge", copy, "--out", tmp_path / "merged", verb="adapter")[0] == 0
-    assert bits(tmp_path / "merged") == both
-    for _ in range(2):
-        assert finetune("undo", copy, verb="adapter")[0] == 0
-    assert bits(copy) == plain
-    assert sorted(file.name for file in copy.iterdir()) == ["model.b158", "tokenizer.model"]
-    _check_refusals(finetune, tmp_path, copy=copy, codes=codes, state=state)
-
-
-def _check_refusals(finetune: Finetune, tmp_path: Path, *, copy: Path, codes: Path, state: Path) -> None:
-    refused: list[tuple[list[object], int, str]] = [
-        (["undo", copy], 2, "no adapter to take out"),
-        (["apply", copy], 2, "no adapter is named"),
-        (["apply", copy, codes], 3, "was learnt on top of"),
-        (["apply", copy / "model.b158", codes], 2, "is no folder"),
-        (["apply", make_other(tmp_path / "other"), state], 3, "was learnt on the model"),
-        (["merge", copy, state, "--out", tmp_path / "n"], 3, "no file of weights holds"),
-        (["merge", copy, "--out", tmp_path / "n"], 2, "nothing to merge"),
-        (["merge", copy, state], 2, "--out"),
-        (["info", copy / "model.b158"], 3, "is no adapter"),
-        (["show", copy], 2, "show"),
-    ]
-    for arguments, code, words in refused:
-        found, out, err = finetune(*arguments, verb="adapter")
-        assert (found, out, words in err) == (code, "", True), err
-    assert not (copy / "adapters").exists()
-    code, out, _ = finetune("info", codes, "--json", verb="adapter")
-    (shown,) = json.loads(out)["adapters"]
-    assert (code, shown["method"], shown["steps"], len(shown["beneath"])) == (0, "codes", 4, 1)
-    assert "codes, 4 steps" in finetune("info", codes, verb="adapter")[1]
 
 
 def test_a_talk_remembers_its_adapters(

@@ -21,6 +21,7 @@ from runtime.head import Speaker
 from runtime.model_folder import open_model
 from runtime.sampling import SamplingSettings
 from runtime.session import Session, Talk
+from runtime.state import State
 from runtime.streams.about import Identity
 from runtime.streams.comparing import compared
 from runtime.streams.sections import read_sections, write_sections
@@ -94,6 +95,17 @@ def test_a_talk_goes_on_as_if_it_had_never_been_saved(
     session.undo()
     session.undo()
     assert "".join(session.say("Why? \u2028 é")) == texts[1]
+
+
+def test_a_state_that_was_broken_off_is_not_written(
+    saved: tuple[Path, Session], identity: Identity, tmp_path: Path
+) -> None:
+    talk = saved[1].talk()
+    assert isinstance(talk.snapshot.state, State)
+    talk.snapshot.state.is_broken_off = True
+    with pytest.raises(StateError, match="in the middle of a token"):
+        save_talk(tmp_path / "a.state", talk, identity=identity)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_next_token_needs_no_reading(

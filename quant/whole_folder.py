@@ -31,7 +31,8 @@ def whole_folder(out: Path) -> Generator[Path]:
         unfinished.mkdir()
     try:
         with errors_named(out), _locked(unfinished):
-            yield unfinished
+            with _reads_named(unfinished):
+                yield unfinished
             for path in (*unfinished.rglob("*"), unfinished):
                 _sync(path)
             unfinished.rename(out)
@@ -42,7 +43,9 @@ def whole_folder(out: Path) -> Generator[Path]:
 
 
 def check_free(out: Path) -> None:
-    """Refuse a name under which something lies already."""
+    """Refuse a name under which something lies already, and what is no name of a new folder."""
+    if out.name in ("", ".."):
+        raise UsageError(f"{out} is no name for a new folder", hint="Name a folder that is not there yet.")
     with errors_named(out):
         is_taken = out.is_symlink() or out.exists()
         if is_taken and not (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
@@ -58,6 +61,23 @@ def errors_named(path: Path) -> Generator[None]:
         raise ChimeraError(
             f"cannot write {path}: {error.strerror or error}",
             hint="Check the folder, its permissions and free space.",
+        ) from error
+
+
+@contextmanager
+def _reads_named(folder: Path) -> Generator[None]:
+    """A file elsewhere that cannot be read meanwhile becomes an error that names that file."""
+    try:
+        yield
+    except OSError as error:
+        # Copying names two files, and says not which of them it failed on.
+        if not isinstance(error.filename, str) or error.filename2 is not None:
+            raise
+        if Path(error.filename).is_relative_to(folder):
+            raise
+        raise ChimeraError(
+            f"cannot read {error.filename}: {error.strerror or error}",
+            hint="Check the path and its permissions.",
         ) from error
 
 
