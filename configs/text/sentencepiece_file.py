@@ -63,7 +63,7 @@ def read_sentencepiece_file(data: bytes) -> SentencePieceFile:
     while pos < len(data):
         pos = _usual_pieces(data, pos, pieces)
         if len(pieces) > MAX_PIECES:
-            raise ValueError(f"it holds more than {MAX_PIECES} pieces")
+            break
         field = next(_fields(data, pos, len(data)), None)
         if field is None:
             break
@@ -84,6 +84,8 @@ def read_sentencepiece_file(data: bytes) -> SentencePieceFile:
             has_denormalizer = any(
                 field == 2 and last > first for field, _, first, last, _ in _fields(data, start, end)
             )
+    if len(pieces) > MAX_PIECES:
+        raise ValueError(f"it holds more than {MAX_PIECES} pieces")
     if not pieces:
         raise ValueError("it holds no pieces")
     return SentencePieceFile(
