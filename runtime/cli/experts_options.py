@@ -17,7 +17,7 @@ def add_experts_arguments(parser: argparse.ArgumentParser) -> None:
     experts.add_argument(
         "--experts-memory",
         metavar="SIZE",
-        help="memory for them, as in 800M (default: what --memory-limit leaves, or else 7/8 of free memory at most)",
+        help="memory for them, as in 800M (default: what --memory-limit and free memory leave)",
     )
     experts.add_argument(
         "--on-miss",
