@@ -5,8 +5,7 @@ The result is a model's folder as `runtime.model_folder` describes it. Routed ex
 each under its own name.
 """
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from chimera.mixers.table import group_size
 from chimera.saving import WEIGHTS_NAME
 from chimera.train.run_folder import RECORD_NAME
-from configs.errors import ChimeraError, ConfigError, ModelError, UsageError
+from configs.errors import ConfigError, ModelError, UsageError
 from configs.inventory import Tensor, packed_tensors
 from configs.load import load_config, to_json
 from configs.schema.model import ModelConfig
@@ -30,6 +29,7 @@ from quant.embedding import quantize_rows
 from quant.packing import ROW_PAIR
 from quant.sherry import quantize_sherry
 from quant.ternary import quantize_ternary
+from quant.whole_folder import errors_named
 from runtime.model_folder import CONFIG_NAME, PACKED_SUFFIX
 from runtime.packed_specs import packed_specs, with_embedding_bits
 
@@ -76,12 +76,12 @@ def export_b158(
         path = _weights_path(Path(out), source.config)
         config = _packed_config(source.config, path=path, words=words, embedding_bits=embedding_bits)
         _check_destination(path, config, checkpoint=source.folder)
-        with _named_errors(path.parent):
+        with errors_named(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         digest = _write_weights(path, source, config, metadata=words.metadata, progress=progress)
     beside = {**words.files, CONFIG_NAME: to_json(config).encode()}
     for name, data in beside.items():
-        with _named_errors(path.parent / name), atomic_file(path.parent / name) as file:
+        with errors_named(path.parent / name), atomic_file(path.parent / name) as file:
             file.write(data)
     files = (path, *(path.parent / name for name in beside))
     return Exported(files=files, digest=digest, step=source.step, config=config, words=words)
@@ -199,14 +199,3 @@ def _check_destination(path: Path, config: ModelConfig, *, checkpoint: Path) -> 
     bits = config.quantization.embedding_bits
     if replace(with_embedding_bits(found, bits), files=config.files) != config:
         raise UsageError(f"{beside} is there and belongs to another model", hint=_OWN_FOLDER)
-
-
-@contextmanager
-def _named_errors(path: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ChimeraError(
-            f"cannot write {path}: {error.strerror or error}",
-            hint="Check the folder, its permissions and free space.",
-        ) from error

@@ -7,8 +7,7 @@ folder is told so.
 """
 
 import shutil
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,14 @@ from chronos_moe.store.cluster_file import SUFFIX, Key
 from chronos_moe.store.form import expert_form, expert_layers, tensor_name
 from chronos_moe.store.manifest import EXPERTS_KEY, MANIFEST_NAME, SOURCE_KEY, Manifest
 from chronos_moe.store.writing import by_order, write_clusters
-from configs.errors import ChimeraError, UsageError
+from configs.errors import UsageError
 from configs.schema.model import ModelConfig
 from configs.text.tokenizer import FILES_OF_A_FOLDER
 from exports.words import SIDE_NAME
 from quant.atomic import atomic_file
 from quant.container_format import StoredPart
 from quant.container_writer import B158Writer
+from quant.whole_folder import errors_named
 from runtime.building.tensors import Tensors
 from runtime.model_folder import CONFIG_NAME, TEMPLATE_NAME, PackedModel, open_model
 from runtime.packed_inspection import routed_tensors
@@ -68,7 +68,7 @@ def pack_experts(
         clusters = by_order(layers, num_experts=num_experts, most_bytes=FILE_BYTES, form=form)
     _check_clusters(clusters, {(layer, expert) for layer in layers for expert in range(num_experts)})
     stem = Path(model.config.files.moe).stem
-    with _named_errors(folder):
+    with errors_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
         # From here on a folder that was there is no whole model until this one is.
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
@@ -82,7 +82,7 @@ def pack_experts(
             progress=progress,
         )
     digest = _write_weights(folder / model.config.files.weights, model, tensors, manifest)
-    with _named_errors(folder):
+    with errors_named(folder):
         _copy_beside(model, folder)
         with atomic_file(folder / MANIFEST_NAME) as file:
             file.write(manifest.to_json())
@@ -177,14 +177,3 @@ def names_beside(config: ModelConfig) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys((CONFIG_NAME, TEMPLATE_NAME, SIDE_NAME, INTENT_NAME, *FILES_OF_A_FOLDER, *named))
     )
-
-
-@contextmanager
-def _named_errors(folder: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ChimeraError(
-            f"cannot write {error.filename or folder}: {error.strerror or error}",
-            hint="Check the folder, its permissions and free space.",
-        ) from error

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ def _quantized_once(model: ChimeraForCausalLM) -> ChimeraForCausalLM:
         if isinstance(module, BitLinear | ExpertLinear):
             module.weight = nn.Parameter(module.quantized_weight(), requires_grad=False)
             # On the object, so that whatever asks for the weights gets these.
-            setattr(module, "quantized_weight", partial(getattr, module, "weight"))  # noqa: B010
+            cast(Any, module).quantized_weight = partial(getattr, module, "weight")
         elif isinstance(module, Correction):
             module.down, module.up = (
                 nn.Parameter(weight(), requires_grad=False)

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -183,7 +183,7 @@ def _watch(ffn: MoEFeedForward, inputs: list[Tensor], logits: list[Tensor]) -> N
         logits.append(record.logits.flatten(end_dim=-2))
         return y, record
 
-    setattr(ffn, "forward", watched)  # noqa: B010
+    cast(Any, ffn).forward = watched
 
 
 def _fitted(old: MoEFeedForward, d_TD: Tensor, logits_TE: Tensor, *, seed: int) -> tuple[Tensor, float]:

@@ -6,6 +6,7 @@ scale × code, and stay as they are. It is for comparing, and for handing over t
 
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,13 +52,13 @@ def hold_weights(model: ChimeraForCausalLM) -> ChimeraForCausalLM:
     for module in model.modules():
         if isinstance(module, BitLinear | ExpertLinear):
             # On the object, so that whatever asks for the weights gets these.
-            setattr(module, "quantized_weight", partial(getattr, module, "weight"))  # noqa: B010
+            cast(Any, module).quantized_weight = partial(getattr, module, "weight")
         elif isinstance(module, Correction):
             for part in ("down", "up"):
                 setattr(module, f"{part}_weight", partial(getattr, module, part))
-    embedding = model.embedding
-    setattr(embedding, "quantized_weight", partial(getattr, embedding, "weight"))  # noqa: B010
-    setattr(embedding, "forward", partial(_rows, embedding))  # noqa: B010
+    embedding = cast(Any, model.embedding)
+    embedding.quantized_weight = partial(getattr, embedding, "weight")
+    embedding.forward = partial(_rows, embedding)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model

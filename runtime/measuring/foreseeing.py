@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from chronos_moe.store.meter import Foreseen
 from configs.errors import DataError, UsageError
 from configs.inventory import layers
 from runtime.engine import Engine
@@ -24,49 +25,24 @@ WAYS: tuple[Way, ...] = get_args(Way)
 Sets = NDArray[np.bool_]
 
 
-@dataclass(kw_only=True, slots=True)
-class Foretold:
-    """How often what was named was what was visited."""
-
-    named: int = 0
-    visited: int = 0
-    both: int = 0
-
-    @property
-    def recall(self) -> float:
-        """Of what was visited, the share that had been named."""
-        return self.both / self.visited if self.visited else 0.0
-
-    @property
-    def precision(self) -> float:
-        """Of what was named, the share that was visited."""
-        return self.both / self.named if self.named else 0.0
-
-    def add(self, named: Sets, visited: Sets) -> None:
-        """Take in some sets, the last axis of which are experts."""
-        self.named += int(named.sum())
-        self.visited += int(visited.sum())
-        self.both += int((named & visited).sum())
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Foreseeing:
     """What was found."""
 
     layers: tuple[int, ...]
     num_tokens: int
-    ways: dict[tuple[Way, int, int], Foretold] = field(default_factory=dict[tuple[Way, int, int], Foretold])
+    ways: dict[tuple[Way, int, int], Foreseen] = field(default_factory=dict[tuple[Way, int, int], Foreseen])
     """By the way, the layer's row, and the horizon."""
     steady: float = 0.0
     """Of a token's experts, the share that the token before it had visited too."""
     met: float = 0.0
     """Different experts of a layer that a token visits, of those that it would with a set a round."""
 
-    def over_layers(self, way: Way, horizon: int) -> Foretold:
+    def over_layers(self, way: Way, horizon: int) -> Foreseen:
         """All layers together."""
         found = [told for (name, _, ahead), told in self.ways.items() if (name, ahead) == (way, horizon)]
-        return Foretold(
-            named=sum(told.named for told in found),
+        return Foreseen(
+            wished=sum(told.wished for told in found),
             visited=sum(told.visited for told in found),
             both=sum(told.both for told in found),
         )
@@ -80,8 +56,8 @@ def measure_foresight(
         raise UsageError("this engine foresees nothing", hint="Open a model with experts, with foresight.")
     moe = engine.config.backbone.moe
     rows, num_chosen = tuple(moe.layers), moe.num_experts_per_tok
-    ways: dict[tuple[Way, int, int], Foretold] = {
-        (way, row, ahead): Foretold()
+    ways: dict[tuple[Way, int, int], Foreseen] = {
+        (way, row, ahead): Foreseen()
         for way in WAYS
         for row in range(len(rows))
         for ahead in range(1 + moe.lookahead_steps)
@@ -113,7 +89,10 @@ def measure_foresight(
         for (way, row, ahead), told in ways.items():
             # What is decided anew in each round is told anew: the buffer speaks of the last one.
             real = last_TLE if ahead == 0 and row in renewed and way != "same" else sets_TLE
-            told.add(*_named_and_visited(way, row, ahead, scores, real, num_chosen=num_chosen))
+            named, visited = _named_and_visited(way, row, ahead, scores, real, num_chosen=num_chosen)
+            told.wished += int(named.sum())
+            told.visited += int(visited.sum())
+            told.both += int((named & visited).sum())
     if not num_tokens:
         raise DataError("there is no text to read", hint="Name files with at least one document.")
     return Foreseeing(
