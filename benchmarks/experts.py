@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="experts-", dir=args.folder) as folder:
         for name, ahead, predictor in (("nothing is foreseen", 0, "none"), ("decided ahead", 2, "decided")):
-            path = _made(Path(folder) / str(ahead), scale=args.scale, ahead=ahead)
+            whole, path = made(Path(folder) / str(ahead), scale=args.scale, ahead=ahead)
+            whole.unlink()
             asked = ExpertsBench(
                 model=path, tokens=args.tokens, repeats=args.repetitions, predictor=predictor
             )
@@ -61,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("\nthe shipped model, hits of visits\n", *_policies(Path(folder) / "shipped"), sep="\n")
 
 
-def _made(folder: Path, *, scale: int, ahead: int) -> Path:
-    """A packed model with random weights."""
+def made(folder: Path, *, scale: int, ahead: int) -> tuple[Path, Path]:
+    """A model with random weights, in one file and with its experts in clusters."""
     moe = {
         "enabled": True,
         "layers": list(range(1, 8)),
@@ -75,9 +76,7 @@ def _made(folder: Path, *, scale: int, ahead: int) -> Path:
     whole = folder / "whole" / "model.b158"
     whole.parent.mkdir(parents=True)
     random_b158(config, whole)
-    packed = pack_experts(whole, folder / "packed")
-    whole.unlink()
-    return packed.folder
+    return whole, pack_experts(whole, folder / "packed").folder
 
 
 def _policies(folder: Path) -> list[str]:

@@ -139,6 +139,17 @@ class MoEFeedForward(nn.Module):
         )
 
 
+def decision(ffn: MoEFeedForward, deciding: Tensor) -> Tensor:
+    """The experts that a layer will visit, as soon as what decides them is known."""
+    return route(
+        _normed(deciding, eps=ffn.eps),
+        ffn.router,
+        num_chosen=ffn.num_chosen,
+        routing=ffn.routing,
+        bias_E=ffn.router_bias,
+    ).chosen
+
+
 def _normed(x: Tensor, *, eps: float) -> Tensor:
     """x over its root mean square, in float32."""
     dtype = torch.promote_types(x.dtype, torch.float32)

@@ -60,7 +60,9 @@ class TorchMezo:
         if options.num_threads is not None:
             torch.set_num_threads(options.num_threads)
         settings = settings_of(options, self._opened.config)
-        self._model = latent_model(options.model)
+        # Weights end with the same bits on any device; losses, which the log holds, differ a little.
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = latent_model(options.model).to(self._device)
         self.mezo = Mezo(self._model, settings=settings)
         self.beneath: tuple[str, ...] = ()
         self._path = options.model
@@ -112,6 +114,7 @@ class TorchMezo:
     def losses(self, items: Sequence[Item]) -> NDArray[np.float64]:
         """Each sequence's mean loss. The same sequences together have the same losses, bit for bit."""
         ids_BT, labels_BT = padded(items)
+        ids_BT, labels_BT = ids_BT.to(self._device), labels_BT.to(self._device)
         return sequence_losses(self._model, ids_BT, labels_BT, rounds=self._rounds).numpy()
 
     def answer(self, item: Item, *, max_tokens: int) -> str:
@@ -132,7 +135,7 @@ class TorchMezo:
     def save(self, folder: Path) -> None:
         """The latent weights as a checkpoint, with the words of the packed model."""
         moved = {held.name for held in self.mezo.tensors}
-        learnt = {name: value for name, value in self._model.state_dict().items() if name in moved}
+        learnt = {name: value.cpu() for name, value in self._model.state_dict().items() if name in moved}
         # The others lost their latent weights as they were frozen; the file gives them again.
         save_model(latent_model(self._path, learnt=learnt), folder)
         names = (self._opened.config.files.tokenizer, *FILES_OF_A_FOLDER, SIDE_NAME, TEMPLATE_NAME)

@@ -31,11 +31,19 @@ def torch_model(path: Path | str) -> ChimeraForCausalLM:
     if opened.holding != "all tensors":
         raise ModelError(
             f"{opened.file.path} holds no routed experts: they are in {opened.config.files.moe}",
-            hint="Export the model into one file first.",
+            hint="Export the model into one file first, or open it on a GPU with exports.streamed.",
         )
-    model = build(opened.config, device="meta")
+    return load_packed(build(opened.config, device="meta"), opened)
+
+
+def load_packed(
+    model: ChimeraForCausalLM, opened: PackedModel, *, with_experts: bool = True
+) -> ChimeraForCausalLM:
+    """Give a model that has no weights yet those of a packed file, for evaluation."""
     weights: dict[str, torch.Tensor] = {}
     for tensor in tensors(opened.config):
+        if tensor.experts and not with_experts:
+            continue
         if tensor.folded:
             # It lies in its neighbour, which nobody multiplies with it again.
             weights[tensor.name] = torch.zeros(tensor.shape)

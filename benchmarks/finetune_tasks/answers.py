@@ -60,11 +60,13 @@ def _greedy(
     model: ChimeraForCausalLM, ids_BT: Tensor, tokenizer: Tokenizer, template: ChatTemplate
 ) -> list[str]:
     ends = end_ids(tokenizer, template)
+    device = model.final_norm.weight.device
     allowed = torch.ones(model.config.vocab_size, dtype=torch.bool)
     allowed[list(tokenizer.masked_ids - ends)] = False
+    allowed = allowed.to(device)
     said: list[list[int]] = [[] for _ in ids_BT]
     over = [False] * len(said)
-    out = model(ids_BT)
+    out = model(ids_BT.to(device))
     for _ in range(MOST_TOKENS):
         logits_BV = model.logits(out.hidden_BTD[:, -1]).masked_fill(~allowed, -torch.inf)
         chosen = logits_BV.argmax(dim=-1)

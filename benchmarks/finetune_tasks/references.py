@@ -48,9 +48,11 @@ def main() -> None:
     parser.add_argument("--rate", type=float)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batches = _batches(args.task, seed=args.seed, size=args.batch)
     rate = RATE[args.method] if args.rate is None else args.rate
     model = latent_model(DEMO) if args.method == "adamw" else with_lora(torch_model(DEMO), seed=args.seed)
+    model.to(device)
     started = time.perf_counter()
     loss = learn(model, batches, num_steps=args.steps, rate=rate)
     found = {
@@ -60,7 +62,7 @@ def main() -> None:
     }
     args.out.mkdir(parents=True, exist_ok=True)
     if args.method == "adamw":
-        save_model(model, args.out / "checkpoint")
+        save_model(model.cpu(), args.out / "checkpoint")
         exported = export_b158(args.out / "checkpoint", args.out / "model", tokenizer=_tokenizer_file())
         found["file_bytes"] = exported.files[0].stat().st_size
     else:
@@ -84,7 +86,7 @@ def learn(
     losses: list[float] = []
     for step in range(num_steps):
         optimizer.param_groups[0]["lr"] = rate * _share(step, num_steps)
-        ids_BT, labels_BT = next(batches)
+        ids_BT, labels_BT = (given.to(model.final_norm.weight.device) for given in next(batches))
         loss = model.loss(model(ids_BT, keep_state=False).hidden_BTD, labels_BT)
         loss.backward()
         nn.utils.clip_grad_norm_(weights, CLIP)

@@ -129,7 +129,8 @@ def sequence_losses(
     hidden_BTD = model(ids_BT, rounds=rounds, keep_state=False).hidden_BTD
     row_N, at_N = torch.nonzero(labels_BT != IGNORED, as_tuple=True)
     logits_NV = model.logits(hidden_BTD[row_N, at_N]).float()
-    losses_N = F.cross_entropy(logits_NV, labels_BT[row_N, at_N], reduction="none").double()
-    zeros_B = torch.zeros(ids_BT.shape[0], dtype=torch.float64, device=ids_BT.device)
+    # A GPU adds in whatever order its threads come.
+    losses_N = F.cross_entropy(logits_NV, labels_BT[row_N, at_N], reduction="none").double().cpu()
+    zeros_B, row_N = torch.zeros(ids_BT.shape[0], dtype=torch.float64), row_N.cpu()
     counts_B = zeros_B.index_add(0, row_N, torch.ones_like(losses_N))
-    return (zeros_B.index_add(0, row_N, losses_N) / counts_B.clamp_min(1)).cpu()
+    return zeros_B.index_add(0, row_N, losses_N) / counts_B.clamp_min(1)

@@ -190,6 +190,25 @@ class ExpertStore:
             if begun:
                 self._changed.notify_all()
 
+    def lend(self, row: int, expert: int) -> NDArray[np.uint8] | None:
+        """An expert's bytes, in use until they are given back; None where it is away or in use already.
+
+        For who reads them without compiled code, which takes experts into use by their words.
+        """
+        number = row * self.ledger.num_experts + expert
+        with self._changed:
+            word = int(self.ledger.words[number])
+            if word == 0 or word & 1:
+                return None
+            self.ledger.words[number] = word | 1
+        return self.slots.block((word - self.slots.address) // self.slots.block_bytes)
+
+    def give_back(self, row: int, expert: int) -> None:
+        """An expert that was lent is no longer in use."""
+        with self._changed:
+            self.ledger.words[row * self.ledger.num_experts + expert] &= -2
+            self._changed.notify_all()
+
     def check(self, readings: Iterable[Reading]) -> None:
         """Refuse to go on where a read failed for good."""
         for reading in readings:
