@@ -17,15 +17,18 @@ from typing import Any
 
 import numpy as np
 
+from chronos_moe.clusters import cluster
 from chronos_moe.store.policy import POLICIES
 from chronos_moe.store.predictors import PREDICTORS, PredictorName
+from chronos_moe.visit_log import co_occurrence
 from configs.load import build_config
-from exports.pack_experts import pack_experts
+from exports.pack_experts import most_in_a_file, pack_experts
 from runtime.cli.bench_experts import lines
 from runtime.cli.tables import table
 from runtime.engine import Engine
 from runtime.experts.asked import ExpertsAsked
 from runtime.measuring.experts_bench import BUDGET_SHARE, ExpertsBench, bench_experts
+from runtime.measuring.visiting import record_visits
 from runtime.model_folder import DEMO, open_model
 from runtime.random_model import random_b158
 
@@ -39,6 +42,9 @@ SHAPE: dict[str, Any] = {
 }
 TEXT = Path(__file__).resolve().parents[1] / "docs" / "running.md"
 TEXT_TOKENS = 1000
+CALIBRATION = [TEXT.with_name(name) for name in ("states.md", "plan.md", "weights.md")]
+"""Texts by which the shipped model's experts are brought together: others than the one that is counted."""
+CALIBRATION_TOKENS = 5000
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -81,8 +87,13 @@ def made(folder: Path, *, scale: int, ahead: int) -> tuple[Path, Path]:
 
 def _policies(folder: Path) -> list[str]:
     """Hits and wasted reads of the shipped model on a text, by policy and predictor."""
-    packed = pack_experts(DEMO, folder)
-    tokenizer = open_model(DEMO).tokenizer()
+    model = open_model(DEMO)
+    tokenizer = model.tokenizer()
+    with Engine(model) as engine:
+        others = (tokenizer.encode(path.read_text(encoding="utf-8")) for path in CALIBRATION)
+        log = record_visits(engine, map(np.array, others), most_tokens=CALIBRATION_TOKENS)
+    clusters = cluster(co_occurrence(log), experts=log.experts, most=most_in_a_file(model.config))
+    packed = pack_experts(DEMO, folder, clusters=clusters)
     ids = np.array(tokenizer.encode(TEXT.read_text(encoding="utf-8"))[:TEXT_TOKENS])
     budget = int(len(packed.manifest.places()) * packed.manifest.form.block_bytes * BUDGET_SHARE)
     names: tuple[PredictorName, ...] = tuple(PREDICTORS)

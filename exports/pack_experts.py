@@ -6,6 +6,7 @@ are never taken for one. The manifest is written last: without it there are no e
 folder is told so.
 """
 
+import heapq
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -38,6 +39,8 @@ Progress = Callable[[int, int], None]
 
 FILE_BYTES = 64 * 2**20
 """How large a file is where clusters follow the order of layers."""
+MOST_FILES = 512
+"""A reader holds all of them open, and a process may usually have a thousand."""
 _EXPERTS_FILES = ("weights", "moe")
 
 
@@ -66,6 +69,7 @@ def pack_experts(
     num_experts = model.config.backbone.moe.n_routed_experts
     if clusters is None:
         clusters = by_order(layers, num_experts=num_experts, most_bytes=FILE_BYTES, form=form)
+    clusters = joined(clusters, most=MOST_FILES)
     _check_clusters(clusters, {(layer, expert) for layer in layers for expert in range(num_experts)})
     stem = Path(model.config.files.moe).stem
     with errors_named(folder):
@@ -91,6 +95,17 @@ def pack_experts(
             if old.name not in named:
                 old.unlink()
     return PackedExperts(folder=folder, digest=digest, manifest=manifest)
+
+
+def joined(clusters: Sequence[Sequence[Key]], *, most: int) -> Sequence[Sequence[Key]]:
+    """So many clusters at most: the smallest two become one until there are no more."""
+    waiting = [(len(keys), number, list(keys)) for number, keys in enumerate(clusters)]
+    heapq.heapify(waiting)
+    while len(waiting) > most:
+        _, _, small = heapq.heappop(waiting)
+        size, number, next_small = heapq.heappop(waiting)
+        heapq.heappush(waiting, (size + len(small), number, next_small + small))
+    return [keys for _, _, keys in sorted(waiting, key=lambda one: one[1])]
 
 
 def most_in_a_file(config: ModelConfig) -> int:

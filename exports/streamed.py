@@ -93,7 +93,8 @@ def streamed_model(
     try:
         tier = CudaTier(store, num_slots=min(on_device, ledger.words.size), device=device)
         try:
-            course = Course(tier, order=order, num_chosen=num_chosen, predictor=PREDICTORS[predictor]())
+            foreseen = PREDICTORS[predictor](manifest.by_rows(tuple(rows)))
+            course = Course(tier, order=order, num_chosen=num_chosen, predictor=foreseen)
             model = build(config, device="meta")
             for layer, row in rows.items():
                 cast(Any, model.layers[layer]).ffn.experts = StreamedExperts(

@@ -163,9 +163,13 @@ class Engine:
             if self._tensors.shelf is not None:
                 from runtime.experts.opened import open_experts
 
-                self.experts = open_experts(
+                opened = open_experts(
                     self._tensors, asked=experts, left_bytes=self._left_bytes(), foresight=self.foresight
                 )
+                # Their threads hold them, and would go on reading for an engine that nobody closed.
+                self._end_experts = weakref.finalize(self, opened.close)
+                self._end_experts.atexit = False
+                self.experts = opened
             self.check_memory(1)
         except BaseException:
             self.close()
@@ -211,7 +215,7 @@ class Engine:
         """End the threads. States stay good for another engine of the same model."""
         self._pool.close()
         if self.experts is not None:
-            self.experts.close()
+            self._end_experts()
         self._tensors.close()
 
     @property

@@ -56,7 +56,8 @@ class Librarian:
         """End the thread."""
         self._is_closing = True
         tell_news(self._store.ledger.news.ctypes.data)
-        if self._thread.ident is not None and self._process == os.getpid():
+        is_running = self._thread.ident is not None and self._thread is not threading.current_thread()
+        if is_running and self._process == os.getpid():
             self._thread.join()
 
     def _live(self) -> None:

@@ -76,6 +76,11 @@ class Manifest:
         """The size of a cluster's file."""
         return len(self.header(number)) + len(self.clusters[number].keys) * self.form.block_bytes
 
+    def by_rows(self, layers: Sequence[int]) -> list[list[tuple[int, int]]]:
+        """The experts of each cluster, by the rows of their layers in tables."""
+        rows = {layer: row for row, layer in enumerate(layers)}
+        return [[(rows[layer], expert) for layer, expert in cluster.keys] for cluster in self.clusters]
+
     def places(self) -> dict[Key, Place]:
         """Where each expert lies."""
         return {

@@ -21,7 +21,8 @@ the pass that has just begun, and gives nothing in other places. It gives wishes
 `room` is how many slots there are for experts that nobody uses now, so more wishes than that are of no use.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, TypeAlias
 
@@ -30,6 +31,8 @@ from numpy.typing import NDArray
 
 Integers: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float32]
+Clusters: TypeAlias = Sequence[Sequence[tuple[int, int]]]
+"""Of pairs: the row of a layer, and the number of an expert in it."""
 
 FORESIGHT: Final = "experts.foresight"
 """The name of the engine's buffer of foresight, float32 [K + 1, layers with experts, experts]."""
@@ -123,6 +126,30 @@ class Frequency:
         return found[: max(0, room)]
 
 
+class Neighbours:
+    """Whoever lies in a cluster with what a pass has just visited: such experts fired together before."""
+
+    def __init__(self, clusters: Clusters) -> None:
+        """`clusters` are of pairs: the row of a layer and the number of an expert in it."""
+        self._members = {one: cluster for cluster in clusters for one in cluster}
+
+    def predict(self, seen: Seen, *, room: int) -> Sequence[Wish]:
+        """Neighbours in the layers to come, the next first, and those of more visited ones before others."""
+        here = seen.order[seen.place]
+        votes = Counter(
+            other
+            for expert in np.flatnonzero(_visited_last(seen.last_visits[here])).tolist()
+            for other in self._members[here, expert]
+            if other[0] != here
+        )
+        coming = {layer: (ahead, horizon) for layer, ahead, horizon in _coming(seen)}
+        found = sorted((coming[layer], -count, layer, expert) for (layer, expert), count in votes.items())
+        return [
+            Wish(layer=layer, expert=expert, passes_ahead=ahead, horizon=horizon)
+            for (ahead, horizon), _, layer, expert in found[: max(0, room)]
+        ]
+
+
 class Foresight:
     """The experts with the best scores in the engine's buffer of foresight, for the layers that come next.
 
@@ -164,14 +191,16 @@ class Decided(Foresight):
         super().__init__(guesses=False)
 
 
-PredictorName = Literal["none", "same", "frequency", "foresight", "decided"]
-PREDICTORS: dict[PredictorName, type[Predictor]] = {
-    "none": Nothing,
-    "same": SameAsLast,
-    "frequency": Frequency,
-    "foresight": Foresight,
-    "decided": Decided,
+PredictorName = Literal["none", "same", "frequency", "neighbours", "foresight", "decided"]
+PREDICTORS: Final[Mapping[PredictorName, Callable[[Clusters], Predictor]]] = {
+    "none": lambda _: Nothing(),
+    "same": lambda _: SameAsLast(),
+    "frequency": lambda _: Frequency(),
+    "neighbours": Neighbours,
+    "foresight": lambda _: Foresight(),
+    "decided": lambda _: Decided(),
 }
+"""How each is made for a model's clusters."""
 
 
 def _best(scores: Floats, count: int) -> list[int]:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 MISSES = ("strict", "soft", "deadline")
 POLICIES = ("lru", "lfu", "least-stale")
-PREDICTORS = ("none", "same", "frequency", "foresight", "decided")
+PREDICTORS = ("none", "same", "frequency", "neighbours", "foresight", "decided")
 
 
 def add_experts_arguments(parser: argparse.ArgumentParser) -> None:

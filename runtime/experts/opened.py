@@ -9,7 +9,7 @@ from chronos_moe.store.choice import ReadingChoice, best_reading
 from chronos_moe.store.librarian import Librarian
 from chronos_moe.store.meter import Meter
 from chronos_moe.store.pages import MappedExperts
-from chronos_moe.store.predictors import PREDICTORS, Floats, Predictor
+from chronos_moe.store.predictors import PREDICTORS, Clusters, Floats, Foresight, Predictor
 from chronos_moe.store.reading import open_reader
 from chronos_moe.store.store import ExpertStore, check_budget
 from quant.pool import Pool
@@ -72,7 +72,7 @@ class OpenExperts:
             policy=asked.policy,
             meter=self.meter,
         )
-        predictor = _predictor(asked, foresight)
+        predictor = _predictor(asked, foresight, clusters=manifest.by_rows(shelf.layers))
         if predictor is not None:
             self._librarian = Librarian(
                 self._store,
@@ -187,10 +187,8 @@ class OpenExperts:
 
 def open_experts(
     tensors: Tensors, *, asked: ExpertsAsked | None, left_bytes: int | None, foresight: Floats | None
-) -> OpenExperts | None:
-    """The experts of a model that lie on disk; None where none do."""
-    if tensors.shelf is None:
-        return None
+) -> OpenExperts:
+    """The experts of a model that lie on disk."""
     return OpenExperts(tensors, asked=asked or ExpertsAsked(), left_bytes=left_bytes, foresight=foresight)
 
 
@@ -204,9 +202,9 @@ def _num_slots(shelf: Shelf, asked: ExpertsAsked, left_bytes: int | None) -> int
     return min(count, check_budget(budget, block_bytes=shelf.form.block_bytes, num_chosen=shelf.num_chosen))
 
 
-def _predictor(asked: ExpertsAsked, foresight: Floats | None) -> Predictor | None:
+def _predictor(asked: ExpertsAsked, foresight: Floats | None, *, clusters: Clusters) -> Predictor | None:
     if asked.predictor is None:
-        return PREDICTORS["foresight"]() if foresight is not None else None
+        return Foresight() if foresight is not None else None
     if asked.predictor == "none":
         return None
-    return PREDICTORS[asked.predictor]() if isinstance(asked.predictor, str) else asked.predictor
+    return PREDICTORS[asked.predictor](clusters) if isinstance(asked.predictor, str) else asked.predictor

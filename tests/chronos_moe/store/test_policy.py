@@ -11,6 +11,7 @@ from chronos_moe.store.predictors import (
     Decided,
     Foresight,
     Frequency,
+    Neighbours,
     Nothing,
     PredictorName,
     SameAsLast,
@@ -91,6 +92,17 @@ def test_the_same_as_last_are_wished_for_in_the_order_of_layers():
 def test_the_most_frequent_are_shared_by_layers():
     wishes = Frequency().predict(seen(place=3, last_visits=VISITS), room=3)
     assert [(wish.layer, wish.expert) for wish in wishes] == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_neighbours_of_what_was_visited_are_wished_for():
+    clusters = [[(0, 0), (1, 0), (2, 1)], [(0, 1), (1, 2), (2, 0)], [(0, 2), (1, 1), (2, 2)]]
+    wishes = Neighbours(clusters).predict(seen(place=2, last_visits=VISITS), room=9)
+    assert [(wish.layer, wish.expert, wish.passes_ahead, wish.horizon) for wish in wishes] == [
+        (2, 0, 1, 0), (2, 1, 1, 0), (0, 0, 2, 1), (0, 1, 2, 1),
+    ]  # fmt: skip
+    both = [[(0, 0), (1, 0), (1, 2), (2, 1)], [(0, 1), (0, 2), (1, 1), (2, 0), (2, 2)]]
+    wishes = Neighbours(both).predict(seen(place=1, last_visits=VISITS), room=2)
+    assert [(wish.layer, wish.expert) for wish in wishes] == [(2, 1), (0, 0)]
 
 
 def test_foresight_takes_the_best_scores_of_what_is_ahead():

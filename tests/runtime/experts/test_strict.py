@@ -1,5 +1,6 @@
 """Strict: whatever memory experts get, a text has the bits that it has with all of them there."""
 
+import gc
 import json
 import threading
 from collections.abc import Callable
@@ -24,6 +25,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "what was last": {"num_slots": 4, "predictor": "same", "policy": "lfu"},
     "what is frequent": {"num_slots": 5, "predictor": "frequency", "num_readers": 1},
     "foresight": {"num_slots": 6, "predictor": "foresight", "reader": "buffered"},
+    "neighbours": {"num_slots": 4, "predictor": "neighbours"},
     "each read checked": {"num_slots": 3, "is_checked": True, "reader": "mapped"},
 }
 
@@ -154,3 +156,12 @@ def test_what_is_decided_ahead_is_read_ahead(models: Callable[[str], Both]):
     # How many come in time is the system's affair, and so is how soon a thread sees what was decided.
     assert {one["horizon"] for one in report["foreseen"]} == {0}
     assert sum(one["both"] for one in report["foreseen"]) > 0
+
+
+def test_threads_end_with_an_engine_that_nobody_closed(both: Both):
+    engine = Engine.open(both.packed, num_threads=1, experts=asked(both, 8, predictor="same"))
+    mine = [thread for thread in threading.enumerate() if thread.name.startswith(("experts-", "librarian"))]
+    assert mine
+    del engine
+    gc.collect()
+    assert not any(thread.is_alive() for thread in mine)
