@@ -1,12 +1,13 @@
 """Experts on disk beside plain mapped files, and which policy keeps the right ones.
 
-    python -m benchmarks.experts                 two models with random weights, and the shipped one
+    python -m benchmarks.experts                 three models with random weights, and the shipped one
     python -m benchmarks.experts --scale 4       experts for four times the memory
 
 The first table is of a model with random weights, whose choices nobody can foresee: every miss is waited for.
-The second is of the same model with experts decided two layers ahead, so that reads run beside compute. Both
-are what `chimera bench --experts` prints. The third is the shipped model on text, a quarter of its experts in
-memory: hits by policy and predictor. Run it on a machine that does nothing else.
+The next two are of the same model with experts decided two layers ahead, and with all of a token's experts
+decided behind its first layer, so that reads run beside compute. They are what `chimera bench --experts`
+prints. The last is of the shipped model on text, a quarter of its experts in memory: hits by policy and
+predictor. Run it on a machine that does nothing else.
 """
 
 import argparse
@@ -40,6 +41,12 @@ SHAPE: dict[str, Any] = {
     "head_dim": 64,
     "intermediate_size": 1536,
 }
+SIDES: tuple[tuple[str, int, PredictorName], ...] = (
+    ("nothing is foreseen", 0, "none"),
+    ("decided two layers ahead", 2, "decided"),
+    ("decided behind the first layer", 7, "decided"),
+)
+"""What each model is called, how many layers ahead its experts are decided, and by what they are read."""
 TEXT = Path(__file__).resolve().parents[1] / "docs" / "running.md"
 TEXT_TOKENS = 1000
 CALIBRATION = [TEXT.with_name(name) for name in ("states.md", "plan.md", "weights.md")]
@@ -58,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="experts-", dir=args.folder) as folder:
-        for name, ahead, predictor in (("nothing is foreseen", 0, "none"), ("decided ahead", 2, "decided")):
+        for name, ahead, predictor in SIDES:
             whole, path = made(Path(folder) / str(ahead), scale=args.scale, ahead=ahead)
             whole.unlink()
             asked = ExpertsBench(
