@@ -11,6 +11,7 @@ as `chimera-run` runs it and the others as a scheduler does, with greedy draws, 
 """
 
 import argparse
+import hashlib
 import os
 import resource
 import statistics
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,7 @@ def main() -> None:
     soak = parts.add_parser("soak")
     soak.add_argument("--minutes", type=float, default=1.0)
     soak.add_argument("--streams", type=int, default=16)
+    soak.add_argument("--compare", type=int, metavar="N", help="so many texts (default: all)")
     args = parser.parse_args()
     {"restore": measure_restore, "together": measure_together, "soak": run_soak}[args.part](args)
 
@@ -143,7 +145,10 @@ def run_soak(args: argparse.Namespace) -> None:
     assert tokenizer.eos is not None
     ends = frozenset({tokenizer.eos})
     rng, started, number = np.random.default_rng(0), time.perf_counter(), 0
-    found: dict[int, tuple[Request, tuple[int, ...]]] = {}
+    # Digests alone: whole texts would be memory that grows.
+    found: dict[int, bytes] = {}
+    wanted: dict[int, tuple[int, int]] = {}
+    tokens = 0
     marks: list[int] = []
     with Engine.open(DEMO, num_streams=args.streams) as engine:
         scheduler = Scheduler(engine, tokenizer=tokenizer, ends=ends)
@@ -151,34 +156,47 @@ def run_soak(args: argparse.Namespace) -> None:
         while time.perf_counter() - started < args.minutes * 60:
             while len(running) < args.streams + 4:
                 length, most = int(rng.integers(1, 200)), int(rng.integers(1, 400))
-                request = Request(
-                    ids=_ids(tokenizer, length, seed=number),
-                    settings=SamplingSettings(temperature=0.8, top_p=0.95, seed=number),
-                    limits=Limits(max_tokens=most),
-                    rounds=ROUNDS,
-                )
-                running[number] = scheduler.submit(request)
+                wanted[number] = length, most
+                running[number] = scheduler.submit(_request(tokenizer, number, *wanted[number]))
                 number += 1
             scheduler.step()
             for name in [name for name, ticket in running.items() if ticket.is_done]:
                 ticket = running.pop(name)
-                found[name] = (ticket.request, ticket.result().ids)
+                tokens += len(ticket.request.ids) + len(ticket.result().ids)
+                found[name] = _digest(ticket.result().ids)
             if len(found) > len(marks) * 20:
                 marks.append(_resident_bytes())
         scheduler.close()
         seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         state_bytes = engine.state_bytes(ROUNDS)
-    tokens = sum(len(request.ids) + len(ids) for request, ids in found.values())
+    compared = list(found)[: args.compare]
     with Engine.open(DEMO) as alone:
         scheduler = Scheduler(alone, tokenizer=tokenizer, ends=ends)
-        for request, ids in found.values():
-            ticket = scheduler.submit(request)
+        for name in compared:
+            ticket = scheduler.submit(_request(tokenizer, name, *wanted[name]))
             scheduler.run()
-            assert ticket.result().ids == ids, "a text is not that of a single run"
+            if _digest(ticket.result().ids) != found[name]:
+                raise SystemExit(f"text {name} is not that of a single run")
     warm = marks[len(marks) // 4 :]
-    print(f"{args.streams} streams for {seconds:.0f} s: {len(found):,} texts, {tokens:,} tokens, all equal")
+    print(
+        f"{args.streams} streams for {seconds:.0f} s: {len(found):,} texts, {tokens:,} tokens; "
+        f"{len(compared):,} compared with single runs, all equal"
+    )
     print(f"resident after the first quarter {warm[0] / 1e6:.1f} MB, at the end {warm[-1] / 1e6:.1f} MB")
     print(f"peak {peak / 1e3:.1f} MB; a state {state_bytes / 1e6:.2f} MB")
+
+
+def _request(tokenizer: Tokenizer, number: int, length: int, most: int) -> Request:
+    return Request(
+        ids=_ids(tokenizer, length, seed=number),
+        settings=SamplingSettings(temperature=0.8, top_p=0.95, seed=number),
+        limits=Limits(max_tokens=most),
+        rounds=ROUNDS,
+    )
+
+
+def _digest(ids: Sequence[int]) -> bytes:
+    return hashlib.sha256(np.array(ids, dtype=np.int64).tobytes()).digest()
 
 
 def _alone(
