@@ -3,12 +3,11 @@
 import os
 import threading
 import time
-from collections import deque
 
 import numpy as np
 
 from chronos_moe.store.meter import Foreseen
-from chronos_moe.store.predictors import Floats, Predictor, Seen, Wish
+from chronos_moe.store.predictors import Floats, Foresight, Predictor, Seen
 from chronos_moe.store.store import ExpertStore
 from quant.native import NamedKernel
 from quant.parking import parkings
@@ -20,8 +19,8 @@ tell_news = NamedKernel("quant.kernels.experts.waiting", "tell_news", 1)
 _NAP_S = 0.001
 """Between two looks, on a system where compiled code cannot sleep."""
 _LOOKS = 4
-MOST_PENDING = 4096
-"""Wishes that are remembered until it is known whether they came true."""
+MOST_PENDING = 1024
+"""Passes whose wishes are remembered until it is known whether they came true."""
 
 
 class Librarian:
@@ -41,7 +40,11 @@ class Librarian:
         # How threads sleep on this system is told in the way of a pool's block; nobody spins here.
         self._block = np.zeros((THREADS + LINE) // 8, dtype=np.int64)
         self._block[PARKING // 8] = PARKING_CODES[parkings()[0]]
-        self._pending: deque[tuple[int, Wish]] = deque(maxlen=MOST_PENDING)
+        self._pending: dict[int, dict[tuple[int, int], set[int]]] = {}
+        """Wishes whose time has not come: by the clock of their pass, then by layer and horizon."""
+        self._next_due = 0
+        self._last: Floats | None = None
+        """The foresight that the predictor has seen, where it looks at nothing else."""
         self._is_closing = False
         self.error: BaseException | None = None
         """What a predictor has raised, for the thread that computes to raise."""
@@ -77,13 +80,28 @@ class Librarian:
                 return
 
     def _look(self) -> None:
+        self._count()
+        if isinstance(self._predictor, Foresight) and self._is_old():
+            # It would say nothing, and those who compute want this core.
+            return
         seen = self._seen()
         if seen is None:
             return
-        self._count(seen)
         wishes = self._predictor.predict(seen, room=self._store.slots.num_slots - self._num_chosen)
+        self._last = seen.foresight
         self._store.wish(wishes)
-        self._pending.extend((seen.clock + wish.passes_ahead, wish) for wish in wishes)
+        for wish in wishes:
+            due = self._pending.setdefault(seen.clock + wish.passes_ahead, {})
+            due.setdefault((wish.layer, wish.horizon), set()).add(wish.expert)
+        while len(self._pending) > MOST_PENDING:
+            del self._pending[min(self._pending)]
+        self._next_due = min(self._pending, default=0)
+
+    def _is_old(self) -> bool:
+        """Whether nothing has been foreseen since the predictor was asked."""
+        return self._foresight is None or (
+            self._last is not None and np.array_equal(self._foresight, self._last)
+        )
 
     def _seen(self) -> Seen | None:
         """What there is to see at one moment; None where news come faster than they can be copied."""
@@ -105,20 +123,20 @@ class Librarian:
                 return seen
         return None
 
-    def _count(self, seen: Seen) -> None:
+    def _count(self) -> None:
         """Which wishes of passes that have begun came true; what was overwritten since is not counted."""
-        waiting: deque[tuple[int, Wish]] = deque(maxlen=MOST_PENDING)
-        due: dict[tuple[int, int, int], set[int]] = {}
-        for clock, wish in self._pending:
-            if clock > seen.clock:
-                waiting.append((clock, wish))
-            else:
-                due.setdefault((clock, wish.layer, wish.horizon), set()).add(wish.expert)
-        self._pending = waiting
-        for (clock, layer, horizon), wished in due.items():
-            visited = set(np.flatnonzero(seen.last_visits[layer] == clock).tolist())
-            if visited:
-                found = self._store.meter.foreseen.setdefault((layer, horizon), Foreseen())
-                found.wished += len(wished)
-                found.visited += len(visited)
-                found.both += len(wished & visited)
+        ledger = self._store.ledger
+        now = int(ledger.clock[0])
+        if not self._pending or now < self._next_due:
+            return
+        for clock in [clock for clock in self._pending if clock <= now]:
+            for (layer, horizon), wished in self._pending.pop(clock).items():
+                begin = layer * ledger.num_experts
+                visits = ledger.last_visits[begin : begin + ledger.num_experts]
+                visited = set(np.flatnonzero(visits == clock).tolist())
+                if visited:
+                    found = self._store.meter.foreseen.setdefault((layer, horizon), Foreseen())
+                    found.wished += len(wished)
+                    found.visited += len(visited)
+                    found.both += len(wished & visited)
+        self._next_due = min(self._pending, default=0)

@@ -165,20 +165,22 @@ class Foresight:
         if seen.foresight is None:
             return ()
         last = self._last
-        is_news = np.ones(seen.foresight.shape[:2], dtype=np.bool_)
-        if last is not None:
-            # What is as it was has been wished for, or is of the round before.
-            is_news = (seen.foresight != last).any(axis=2)
+        # What is as it was has been wished for, or is of the round before.
+        is_news = (seen.foresight != (np.nan if last is None else last)).any(axis=2)
         self._last = seen.foresight
+        decided: dict[tuple[int, int], list[int]] = {}
+        for horizon, layer, expert in np.argwhere(seen.foresight == np.inf).tolist():
+            decided.setdefault((horizon, layer), []).append(expert)
         found: list[Wish] = []
         for horizon, layer in np.argwhere(is_news).tolist():
             ahead = seen.passes_until(layer, tokens_ahead=horizon)
-            if ahead is not None:
+            experts = decided.get((horizon, layer))
+            if experts is None and self._guesses:
+                experts = _best(seen.foresight[horizon, layer], seen.num_chosen)
+            if ahead is not None and experts is not None:
                 found += [
                     Wish(layer=layer, expert=expert, passes_ahead=ahead, horizon=horizon)
-                    for expert in _best(
-                        seen.foresight[horizon, layer], seen.num_chosen if self._guesses else 0
-                    )
+                    for expert in experts
                 ]
         found.sort(key=lambda wish: wish.passes_ahead)
         return found[: max(0, room)]
@@ -204,10 +206,6 @@ PREDICTORS: Final[Mapping[PredictorName, Callable[[Clusters], Predictor]]] = {
 
 
 def _best(scores: Floats, count: int) -> list[int]:
-    """What is decided, or else the best."""
-    decided = np.flatnonzero(scores == np.inf)
-    if decided.size:
-        return decided.tolist()
     return np.argsort(-scores, kind="stable")[:count].tolist()
 
 
