@@ -97,8 +97,8 @@ def measure_restore(args: argparse.Namespace) -> None:
             for found, clock in ((waited, time.perf_counter), (worked, _time_of_children)):
                 found.append(
                     (
-                        *_milliseconds(lambda: _run(fresh), 1, clock=clock),
-                        *_milliseconds(lambda: _run(loaded), 1, clock=clock),
+                        _milliseconds(lambda: _run(fresh), 1, clock=clock)[0],
+                        _milliseconds(lambda: _run(loaded), 1, clock=clock)[0],
                     )
                 )
     print(f"{position:,} tokens, {engine.state_bytes():,} bytes of state")
