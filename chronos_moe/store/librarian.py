@@ -67,6 +67,9 @@ class Librarian:
         block, news = self._block.ctypes.data, self._store.ledger.news
         known = 0
         while True:
+            if self._store.has_all:
+                # Nothing will have to be read any more, and each waking takes a core from those who compute.
+                return
             while parkings() == ("none",) and news[0] < known + 2:
                 time.sleep(_NAP_S)
             await_news(block, news.ctypes.data, known + 2, block + BARRIER_PATIENCE)

@@ -138,6 +138,11 @@ class ExpertStore:
         """Experts in memory."""
         return int(np.count_nonzero(self.ledger.words))
 
+    @property
+    def has_all(self) -> bool:
+        """Whether every expert is in memory; then none ever leaves."""
+        return self.num_there == self.ledger.words.size
+
     def demand(self, row: int, experts: Sequence[int], *, is_visit: bool = True) -> dict[int, Reading]:
         """What is on its way of some experts of a layer, from now on before all else. They stay once there.
 

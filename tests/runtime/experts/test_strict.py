@@ -165,3 +165,17 @@ def test_threads_end_with_an_engine_that_nobody_closed(both: Both):
     del engine
     gc.collect()
     assert not any(thread.is_alive() for thread in mine)
+
+
+def test_nobody_reads_ahead_where_all_is_there(both: Both):
+    with Engine.open(both.packed, num_threads=1, experts=asked(both, 12, predictor="same")) as engine:
+        assert engine.experts is not None
+        before = {thread for thread in threading.enumerate() if thread.name == "librarian"}
+        engine.experts.load_all()
+        assert engine.experts.store is not None
+        assert engine.experts.store.has_all
+        found, _ = read(engine, both.ids)
+        for thread in before:
+            thread.join(60)
+            assert not thread.is_alive()
+    assert np.array_equal(found, both.expected)
