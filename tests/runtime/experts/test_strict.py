@@ -168,7 +168,7 @@ def test_threads_end_with_an_engine_that_nobody_closed(both: Both):
 
 
 def test_nobody_reads_ahead_where_all_is_there(both: Both):
-    with Engine.open(both.packed, num_threads=1, experts=asked(both, 12, predictor="same")) as engine:
+    with Engine.open(both.packed, num_threads=1, experts=asked(both, 18, predictor="same")) as engine:
         assert engine.experts is not None
         before = {thread for thread in threading.enumerate() if thread.name == "librarian"}
         engine.experts.load_all()
