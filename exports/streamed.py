@@ -29,7 +29,7 @@ from chronos_moe.store.policy import PolicyName
 from chronos_moe.store.predictors import PREDICTORS, PredictorName
 from chronos_moe.store.reading import open_reader
 from chronos_moe.store.store import ExpertStore, check_budget
-from configs.errors import ModelError, NotEnoughMemory
+from configs.errors import ModelError, NotEnoughMemory, UsageError
 from configs.inventory import layers
 from configs.schema.model import ModelConfig
 from exports.unpacked import load_packed
@@ -56,6 +56,11 @@ def streamed_model(
     predictor: PredictorName = "same",
 ) -> Iterator[Streamed]:
     """A model for evaluation; its store is closed behind the block."""
+    if torch.device(device).type != "cuda" or not torch.cuda.is_available():
+        raise UsageError(
+            f"experts are brought to CUDA devices alone, and {device} is none that PyTorch sees here",
+            hint="Without one, chimera-run --experts-memory SIZE runs such a folder.",
+        )
     opened = open_model(path)
     manifest = Tensors(opened).manifest
     if manifest is None:
