@@ -210,12 +210,13 @@ def _turn(side: Side) -> None:
     assert experts is not None, "they lie on disk"
     meter, state = experts.meter, side.engine.new_state()
     assert meter.spans is not None, "it was asked to remember them"
+    experts.report()  # brings the meter up to date
     before = (meter.hits, meter.visits, meter.stall_s, len(meter.spans))
     begin = time.perf_counter()
     for token in side.ids_T:
         side.engine.step(state, int(token))
     took_s = time.perf_counter() - begin
-    experts.report()  # brings the meter up to date
+    experts.report()
     reads = [end - first for kind, first, end in meter.spans[before[3] :] if kind == "read"]
     count = len(side.ids_T)
     side.turns.append(

@@ -4,10 +4,11 @@
     python -m benchmarks.experts --scale 4       experts for four times the memory
 
 The first table is of a model with random weights, whose choices nobody can foresee: every miss is waited for.
-The next two are of the same model with experts decided two layers ahead, and with all of a token's experts
-decided behind its first layer, so that reads run beside compute. They are what `chimera bench --experts`
-prints. The last is of the shipped model on text, a quarter of its experts in memory: hits by policy and
-predictor. Run it on a machine that does nothing else.
+The next three are of the same model with experts decided two layers ahead, and with all of a token's experts
+decided behind its first layer, so that reads run beside compute; the last of them goes through the loop more
+often, which costs compute and no bytes. They are what `chimera bench --experts` prints. The table behind them
+is of the shipped model on text, a quarter of its experts in memory: hits by policy and predictor. Run it on a
+machine that does nothing else.
 """
 
 import argparse
@@ -41,12 +42,14 @@ SHAPE: dict[str, Any] = {
     "head_dim": 64,
     "intermediate_size": 1536,
 }
-SIDES: tuple[tuple[str, int, PredictorName], ...] = (
-    ("nothing is foreseen", 0, "none"),
-    ("decided two layers ahead", 2, "decided"),
-    ("decided behind the first layer", 7, "decided"),
+SIDES: tuple[tuple[str, int, PredictorName, int | None], ...] = (
+    ("nothing is foreseen", 0, "none", None),
+    ("decided two layers ahead", 2, "decided", None),
+    ("decided behind the first layer", 7, "decided", None),
+    ("decided behind the first layer, four rounds of the loop", 7, "decided", 4),
 )
-"""What each model is called, how many layers ahead its experts are decided, and by what they are read."""
+"""What each model is called, how many layers ahead its experts are decided, by what they are read, and how
+often a token goes through the loop; None is as the model has it."""
 TEXT = Path(__file__).resolve().parents[1] / "docs" / "running.md"
 TEXT_TOKENS = 1000
 CALIBRATION = [TEXT.with_name(name) for name in ("states.md", "plan.md", "weights.md")]
@@ -65,11 +68,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="experts-", dir=args.folder) as folder:
-        for name, ahead, predictor in SIDES:
-            whole, path = made(Path(folder) / str(ahead), scale=args.scale, ahead=ahead)
+        for name, ahead, predictor, rounds in SIDES:
+            whole, path = made(Path(folder) / f"{ahead}-{rounds}", scale=args.scale, ahead=ahead)
             whole.unlink()
             asked = ExpertsBench(
-                model=path, tokens=args.tokens, repeats=args.repetitions, predictor=predictor
+                model=path, tokens=args.tokens, repeats=args.repetitions, predictor=predictor, rounds=rounds
             )
             print(f"\n{name}\n", *lines(bench_experts(asked), form="md"), sep="\n")
         print("\nthe shipped model, hits of visits\n", *_policies(Path(folder) / "shipped"), sep="\n")

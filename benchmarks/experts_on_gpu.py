@@ -3,9 +3,10 @@
     python -m benchmarks.experts_on_gpu [--tokens N] [--repetitions N]
 
 Models with random weights, whose choices nobody can foresee, and the same with experts decided two layers
-ahead. Whatever there is room for, the same text is written, or the run fails; sides take turns, and medians
-are told. The matrices of the whole model are multiplied by another routine, which rounds otherwise. It needs
-CUDA.
+ahead. They read a text of random words, token by token: what such a model writes by itself soon repeats, and
+with it the experts. Whatever there is room for, they expect the same words next, or the run fails; sides
+take turns, and medians are told. The matrices of the whole model are multiplied by another routine, which
+rounds otherwise. It needs CUDA.
 """
 
 import argparse
@@ -26,7 +27,6 @@ from exports.streamed import Streamed, streamed_model
 from exports.unpacked import torch_model
 from runtime.cli.tables import table
 
-PROMPT = (1, 5, 9, 14)
 WHOLE = "all in one file"
 
 
@@ -81,11 +81,11 @@ def compared(whole: Path, packed: Path, *, tokens: int, turns: int) -> list[tupl
                 side = opened.get(name)
                 model = resident if side is None else side.model
                 before = counts(side)
-                seconds, said = timed(lambda model=model: text(model, tokens))
+                seconds, said = timed(lambda model=model: expected_words(model, tokens))
                 if side is not None:
                     expected = said if expected is None else expected
                     if said != expected:
-                        raise SystemExit(f"{name} writes another text")
+                        raise SystemExit(f"{name} expects other words")
                 if turn >= 0:
                     times[name].append(seconds)
                 told[name] = spent(before, counts(side), tokens=tokens)
@@ -102,16 +102,16 @@ def compared(whole: Path, packed: Path, *, tokens: int, turns: int) -> list[tupl
 
 
 @torch.no_grad()
-def text(model: ChimeraForCausalLM, tokens: int) -> list[int]:
-    """The best tokens behind a prompt, chosen on the device and looked at in the end."""
-    ids = torch.tensor([PROMPT], device="cuda")
-    out = model(ids)
-    said: list[torch.Tensor] = []
-    for _ in range(tokens):
-        ids = model.logits(out.hidden_BTD[:, -1]).argmax(dim=-1, keepdim=True)
-        said.append(ids)
-        out = model(ids, state=out.state)
-    return torch.cat(said, dim=1)[0].tolist()
+def expected_words(model: ChimeraForCausalLM, tokens: int) -> list[int]:
+    """The best next word behind each of some random ones, chosen on the device and looked at in the end."""
+    draws = torch.Generator().manual_seed(0)
+    ids_T = torch.randint(model.config.vocab_size, (tokens,), generator=draws).cuda()
+    state, best = None, list[torch.Tensor]()
+    for token in range(tokens):
+        out = model(ids_T[None, token : token + 1], state=state)
+        best.append(model.logits(out.hidden_BTD[:, -1]).argmax(dim=-1))
+        state = out.state
+    return torch.cat(best).tolist()
 
 
 def timed(act: Callable[[], list[int]]) -> tuple[float, list[int]]:
@@ -127,6 +127,7 @@ def counts(side: Streamed | None) -> tuple[float, float, float, float, float]:
     if side is None:
         return 0, 0, 0, 0, 0
     store = side.tier.store
+    store.settle()
     visits = float(store.ledger.visits.sum())
     return visits, side.tier.num_hits, side.tier.num_copies, store.meter.reads, store.meter.stall_s
 

@@ -45,13 +45,9 @@ SIDES: Mapping[str, Side] = {
     "scales": Side(steps=1000, options=("--method", "scales")),
     "codes": Side(steps=1000, options=("--method", "codes")),
     "state": Side(steps=1000, options=("--method", "state")),
-    "mezo": Side(steps=300, options=("--method", "mezo", "--batch", "8", "--move", "0.004")),
-    "mezo sparse": Side(
-        steps=300, options=("--method", "mezo", "--batch", "8", "--move", "0.004", "--set", "sparse=yes")
-    ),
-    "mezo light": Side(
-        steps=300, options=("--method", "mezo", "--batch", "8", "--move", "0.01", "--set", "trained=light")
-    ),
+    "mezo": Side(steps=400, options=("--method", "mezo")),
+    "mezo sparse": Side(steps=400, options=("--method", "mezo", "--set", "sparse=yes")),
+    "mezo light": Side(steps=400, options=("--method", "mezo", "--move", "0.03", "--set", "trained=light")),
     "lora": Side(steps=150),
     "adamw": Side(steps=150),
 }

@@ -104,8 +104,8 @@ def timed(engine: Engine, *, num_tokens: int, rounds: int, passes: int) -> NDArr
     found = np.zeros((passes, *times.shape), dtype=np.int64)
     with Pool(run_timed, num_threads=threads) as pool:
         for number in range(passes):
-            engine._bind(state, num_tokens, rounds, 0.0)
-            engine._ids[:num_tokens] = draws.integers(0, engine.config.vocab_size, num_tokens)
+            engine._binding.turn_to_one(state, num_tokens, rounds, 0.0)
+            engine._ids.lay(draws.integers(0, engine.config.vocab_size, num_tokens))
             pool.run(job.ctypes.data)
             found[number] = times
     return found

@@ -26,7 +26,8 @@ from exports.b158 import export_b158
 from exports.latents import latent_model
 from exports.words import SIDE_NAME
 from quant.adapter import Adapter, Setting, other_base
-from runtime.adapting.learnt import take
+from runtime.adapting.drift import check_lengths
+from runtime.adapting.learnt import number_told, take_all, told_by, whole_told
 from runtime.finetune.method import Item, MethodOptions, OwnOptions
 from runtime.model_folder import BUILT_IN_TOKENIZER, TEMPLATE_NAME, TOKENIZER_KEY, open_model
 from runtime.turns import end_ids
@@ -45,6 +46,8 @@ SETTINGS: Mapping[str, Callable[[str], object]] = {
     "sparse_period": int,
 }
 """What `--set NAME=VALUE` may say, and how it is read."""
+LONGEST = 1.0
+"""Of a step, in what a group's weights weigh: so far in one step only what has gone astray goes."""
 
 
 class TorchMezo:
@@ -59,6 +62,7 @@ class TorchMezo:
             )
         if options.num_threads is not None:
             torch.set_num_threads(options.num_threads)
+        self._rounds = options.rounds_of(self._opened.config)
         settings = settings_of(options, self._opened.config)
         # Weights end with the same bits on any device; losses, which the log holds, differ a little.
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,7 +70,6 @@ class TorchMezo:
         self.mezo = Mezo(self._model, settings=settings)
         self.beneath: tuple[str, ...] = ()
         self._path = options.model
-        self._rounds = self._opened.config.rounds_default if options.rounds is None else options.rounds
 
     @property
     def base(self) -> str:
@@ -105,10 +108,11 @@ class TorchMezo:
 
     def length(self, wanted: float) -> float:
         """The nearest length as a log holds it; how many units of each group that is, the grid says."""
-        return float(np.float32(wanted))
+        return float(np.float32(max(-LONGEST, min(LONGEST, wanted))))
 
     def apply(self, step: int, lengths: Sequence[float], *, decay: float = 0.0) -> None:
         """End a step."""
+        check_lengths(step, lengths, longest=LONGEST)
         self.mezo.apply(step, lengths, decay=decay)
 
     def losses(self, items: Sequence[Item]) -> NDArray[np.float64]:
@@ -156,32 +160,34 @@ def prepare(options: MethodOptions) -> TorchMezo:
 def options_of(settings: Mapping[str, Setting]) -> OwnOptions:
     """What a log's settings say of its options."""
     told = {name: str(settings[name]) for name in SETTINGS}
-    return OwnOptions(
-        epsilon=float(settings["epsilon"]),
-        rounds=int(settings["rounds"]),
-        settings=told | {"sparse": "yes" if settings["sparse"] else "no"},
+    sparse, period = settings["sparse"], whole_told(settings, "sparse_period")
+    if not isinstance(sparse, bool):
+        raise UsageError(f"sparse is {sparse!r}; true or false is needed")
+    own = OwnOptions(
+        epsilon=number_told(settings, "epsilon"),
+        rounds=whole_told(settings, "rounds"),
+        settings=told | {"sparse": "yes" if sparse else "no", "sparse_period": str(period)},
     )
+    _settings(seed=0, epsilon=own.epsilon, told=own.settings)
+    return own
 
 
 def merge(adapter: Adapter, *, model: Path, out: Path) -> str:
     """Play a log again on the latent weights of the model that it was learnt on, and pack what comes out."""
     header = adapter.header
-    try:
+    with told_by(adapter):
         own = options_of(header.settings)
-    except (KeyError, ValueError, TypeError, OverflowError) as error:
-        raise AdapterError(
-            f"{adapter.path} lacks a setting of the method mezo: {error}",
-            hint="Read it with the version of Chimera that wrote it.",
-        ) from error
-    method = prepare(
-        MethodOptions(
-            model=model, seed=header.seed, epsilon=own.epsilon, rounds=own.rounds, settings=own.settings
-        )
+    base = open_model(model).file.digest
+    if base != header.base:
+        raise other_base(adapter.path, header.base, base)
+    options = MethodOptions(
+        model=model, seed=header.seed, epsilon=own.epsilon, rounds=own.rounds, settings=own.settings
     )
-    if method.base != header.base:
-        raise other_base(adapter.path, header.base, method.base)
-    for record in adapter.steps:
-        take(record, method, settings=header.settings)
+    try:
+        method = prepare(options)
+    except UsageError as error:
+        raise AdapterError(f"{adapter.path} cannot be merged: {error.message}", hint=error.hint) from error
+    take_all(adapter, method)
     with TemporaryDirectory(prefix="chimera-") as name:
         folder = Path(name)
         method.save(folder)
@@ -193,10 +199,13 @@ def merge(adapter: Adapter, *, model: Path, out: Path) -> str:
 def settings_of(options: MethodOptions, config: ModelConfig) -> MezoSettings:
     """The method's settings: what was asked for, else what the config says, else what is usual."""
     switches = config.ternary_compute.implemented_optimizations
-    values: dict[str, Any] = {"seed": options.seed, "sparse": switches.ternary_mezo_sparse.on}
-    if options.epsilon is not None:
-        values["epsilon"] = options.epsilon
-    for name, text in options.settings.items():
+    told = {"sparse": "yes" if switches.ternary_mezo_sparse.on else "no", **options.settings}
+    return _settings(seed=options.seed, epsilon=options.epsilon, told=told)
+
+
+def _settings(*, seed: int, epsilon: float | None, told: Mapping[str, str]) -> MezoSettings:
+    values: dict[str, Any] = {"seed": seed} | ({} if epsilon is None else {"epsilon": epsilon})
+    for name, text in told.items():
         if name not in SETTINGS:
             raise UsageError(f"mezo has no setting {name!r}", hint=f"It has: {', '.join(SETTINGS)}.")
         try:

@@ -188,7 +188,7 @@ def check_same(found: AdapterHeader, wanted: AdapterHeader, *, path: Path) -> No
     if unlike:
         raise AdapterError(
             f"{path} was begun with {'; '.join(unlike)}",
-            hint="Go on with the same options and data, or begin another log.",
+            hint="Go on with the same --data, --val or --val-share, --scorer and --adapter, or begin anew.",
         )
 
 

@@ -114,6 +114,12 @@ def own_up(block: int, thread: int) -> None:
 
 
 @helper
+def excuse(block: int, thread: int) -> None:
+    """Whoever waited for this thread did so for a disk's sake: what pushed it off its core stole nothing."""
+    atomic_store(block + THREADS + thread * LINE + DISPLACED, times_displaced())
+
+
+@helper
 def arrive(block: int, thread: int, num_threads: int) -> int:
     """Count this thread at the barrier, whose last one wakes the others; it gives the number to wait for."""
     before = count_up(block + GATE)

@@ -54,9 +54,7 @@ def nap(typing_context: Any, nanoseconds: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if has_function("nanosleep"):
-            time = cgutils.alloca_once(builder, ir.ArrayType(_I64, 2))
-            builder.store(ir.Constant(_I64, 0), cgutils.gep_inbounds(builder, time, 0, 0))
-            builder.store(arguments[0], cgutils.gep_inbounds(builder, time, 0, 1))
+            time = _less_than_a_second(builder, arguments[0])
             _call(builder, "nanosleep", _I32, [time, ir.Constant(_I8.as_pointer(), None)])
         return context.get_dummy_value()
 
@@ -72,6 +70,18 @@ def futex_wait(typing_context: Any, address: Any, expected: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def futex_wait_for(typing_context: Any, address: Any, expected: Any, nanoseconds: Any) -> Any:
+    """The same, and for so long at most, which is less than a second."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        time = _less_than_a_second(builder, arguments[2])
+        _futex(builder, arguments[0], _FUTEX_WAIT_PRIVATE, builder.trunc(arguments[1], _I32), time)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
 
 
 @intrinsic
@@ -116,10 +126,19 @@ def call_worker(
     return types.void(*[types.int64] * 5), generate
 
 
-def _futex(builder: Any, address: Any, operation: int, value: Any) -> None:
+def _less_than_a_second(builder: Any, nanoseconds: Any) -> Any:
+    """A `struct timespec` on the stack."""
+    time = cgutils.alloca_once(builder, ir.ArrayType(_I64, 2))
+    builder.store(ir.Constant(_I64, 0), cgutils.gep_inbounds(builder, time, 0, 0))
+    builder.store(nanoseconds, cgutils.gep_inbounds(builder, time, 0, 1))
+    return time
+
+
+def _futex(builder: Any, address: Any, operation: int, value: Any, time: Any = None) -> None:
     if has_futex(cpu.target().architecture):
         number, nothing = ir.Constant(_I64, FUTEX_CALLS[cpu.target().architecture]), ir.Constant(_I64, 0)
-        parts = [address, ir.Constant(_I32, operation), value, nothing, nothing, nothing]
+        until = nothing if time is None else time
+        parts = [address, ir.Constant(_I32, operation), value, until, nothing, nothing]
         kind = ir.FunctionType(_I64, [_I64], var_arg=True)
         builder.call(cgutils.get_or_insert_function(builder.module, kind, "syscall"), [number, *parts])
 

@@ -107,7 +107,7 @@ class Binding:
         """Refuse a state that is not of this model, has no room for so many rounds, or was left half-way."""
         if state.is_broken_off:
             raise UsageError(
-                "this state was left in the middle of a token, when an expert could not be read",
+                "this state was left in the middle of a token, when an expert was wanted and did not come",
                 hint="Go on from a copy or a saved state of before.",
             )
         if state.digest != self._digest:

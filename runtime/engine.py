@@ -22,22 +22,20 @@ Notable choices:
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import UsageError
-from configs.inventory import layers
 from configs.schema.model import ModelConfig
 from quant.packing import PackedRows
 from quant.pool import Pool
 from runtime.arena import POSITION_OFFSET
 from runtime.binding import Binding, Ids, Integers, Part
 from runtime.building import steps
-from runtime.building.experts import counted_name
 from runtime.building.foresight import foresees, foresight_of
 from runtime.building.laying import lay_out
 from runtime.building.loop import controls
@@ -46,13 +44,17 @@ from runtime.building.plan import Plan
 from runtime.building.states import check_runnable, state_layout
 from runtime.building.tensors import Tensors
 from runtime.building.workspace import Int8Rows, Workspace
+from runtime.footprint import Footprint
+from runtime.heads import Heads
+from runtime.heard import Heard
 from runtime.model_folder import PackedModel, open_model
-from runtime.program import TOKENS, TOKENS_CELL, Count, InState, Program, ProgramBuilder, Step
+from runtime.program import TOKENS_CELL, InState, ProgramBuilder, Step
 from runtime.scoring import Scoring
-from runtime.sizing import Need, check_fits
+from runtime.sizing import Need
 from runtime.state import State
-from runtime.system import bytes_beside
+from runtime.step_ids import StepIds, check_streams
 from runtime.verified import check_whole
+from runtime.visits import Visits
 from runtime.worker import run_records
 
 if TYPE_CHECKING:
@@ -79,18 +81,12 @@ class Engine:
         foresight: bool = False,
         experts: "ExpertsAsked | None" = None,
     ) -> None:
-        if not 1 <= num_streams <= slice_tokens:
-            raise UsageError(
-                f"{num_streams} streams in slices of {slice_tokens} tokens; a slice has one token at least, "
-                "and one for each stream"
-            )
+        check_streams(num_streams, slice_tokens=slice_tokens)
         check_runnable(model.config)
         self.config: ModelConfig = model.config
         self.digest = model.digest
         """The model's name; states carry it."""
         self.slice_tokens = slice_tokens
-        self.memory_limit_bytes = memory_limit_bytes
-        """What this process may take, with all that it runs beside the engine; None is no limit."""
         self.num_streams = num_streams
         """How many streams a step may have."""
         self._tensors = Tensors(model)
@@ -109,7 +105,7 @@ class Engine:
 
             begin_learnt(self.layout, model.adapters)
         self._workspace = Workspace(num_rows=slice_tokens)
-        self._program_bytes = self._beside_files()
+        self._footprint = Footprint(self._tensors, self._workspace, limit_bytes=memory_limit_bytes)
         self.check_memory(1)
         builder = ProgramBuilder()
         plan = Plan(
@@ -130,46 +126,41 @@ class Engine:
         """Where layers of the delta rule leave their gates; `runtime.gates` tells what they mean."""
         self.head_rows: PackedRows = outline.embedding
         """The table of embedding and head."""
-        self._hidden = self._workspace.int8("head", model.config.hidden_size, num_rows=num_streams)
-        self.hidden: Int8Rows = self._hidden.row(0)
+        hidden = self._workspace.int8("head", model.config.hidden_size, num_rows=num_streams)
+        self.hidden: Int8Rows = hidden.row(0)
         """What the head reads of the last token, at addresses that never change."""
-        self._all_logits = self._workspace.rows("head.logits", model.config.vocab_size, num_rows=num_streams)
-        norms, heard = heard_norms(plan, outline.stream, acts=self._hidden)
-        builder.together(
-            outline.tokens, *norms, steps.add_integer(TOKENS_CELL, target=InState(POSITION_OFFSET))
-        )
+        vocab_size = model.config.vocab_size
+        self._heads = Heads(self._workspace, rows=self.head_rows, hidden=hidden, vocab_size=vocab_size)
+        norms, heard = heard_norms(plan, outline.stream, acts=hidden)
+        moves = steps.add_integer(TOKENS_CELL, target=InState(POSITION_OFFSET))
+        builder.together(outline.tokens, *norms, moves)
         self._program = builder.build(tokens=outline.tokens, heard=heard)
         self._scoring = Scoring(plan, outline)
-        self._ids, self._controls = outline.ids, controls(plan)
+        self._ids = StepIds(outline.ids, vocab_size=vocab_size)
+        loop = controls(plan)
+        self._visits = Visits(model.config, self._workspace, loop)
         self._binding = Binding(
             self._program,
             config=model.config,
             layout=self.layout,
-            controls=self._controls,
+            controls=loop,
             digest=self.digest,
             num_streams=num_streams,
         )
-        self._one = Count(cell=np.ones(1, dtype=np.int64))
-        self._full_head = steps.head_product(
-            self.head_rows, acts=self.hidden, y=self._all_logits, num_tokens=1
-        )
-        self._head_program = Program([(self._one, (self._full_head,))], tokens=self._one)
-        self._heads_program = self._program_of_heads()
         self.set_head(None)
-        self._heard: list[weakref.ref[State]] = []
+        self._heard = Heard(hidden)
         self._pool = Pool(run_records, num_threads=num_threads)
-        self._program_bytes = self._beside_files()
+        self._footprint.measure_program()
         try:
             if self._tensors.shelf is not None:
                 from runtime.experts.opened import open_experts
 
-                opened = open_experts(
-                    self._tensors, asked=experts, left_bytes=self._left_bytes(), foresight=self.foresight
-                )
+                left = self._footprint.left_bytes(self.state_bytes())
+                opened = open_experts(self._tensors, asked=experts, left_bytes=left, foresight=self.foresight)
                 # Their threads hold them, and would go on reading for an engine that nobody closed.
                 self._end_experts = weakref.finalize(self, opened.close)
                 self._end_experts.atexit = False
-                self.experts = opened
+                self.experts = self._footprint.experts = opened
             self.check_memory(1)
         except BaseException:
             self.close()
@@ -233,33 +224,30 @@ class Engine:
         return self._pool
 
     @property
+    def memory_limit_bytes(self) -> int | None:
+        """What this process may take, with all that it runs beside the engine; None is no limit."""
+        return self._footprint.limit_bytes
+
+    @property
     def num_bytes(self) -> int:
         """Memory of the mapped files and of all buffers, without states."""
-        return sum(file.path.stat().st_size for file in self._tensors.files) + self.buffer_bytes
+        return self._footprint.num_bytes
 
     @property
     def buffer_bytes(self) -> int:
         """Memory of all buffers, which streams share, of copied weights, and of experts from disk."""
-        experts = 0 if self.experts is None else self.experts.num_bytes
-        return self._workspace.num_bytes + self._tensors.laid_bytes + experts
+        return self._footprint.buffer_bytes
 
     def need(self, rounds: int | None = None) -> Need:
         """Memory that this process takes with one stream of so many rounds, once all of the files was read.
 
         What the program takes is measured for an engine with a limit, when it has been built.
         """
-        return Need(
-            files_bytes=sum(file.path.stat().st_size for file in self._tensors.files),
-            state_bytes=self.state_bytes(rounds),
-            streams=1,
-            buffer_bytes=self.buffer_bytes,
-            program_bytes=self._program_bytes,
-        )
+        return self._footprint.need(self.state_bytes(rounds))
 
     def check_memory(self, rounds: int | None = None) -> int | None:
         """Refuse a stream of so many rounds under the limit; gives the bytes that are left under it."""
-        limit = self.memory_limit_bytes
-        return None if limit is None else check_fits(self.need(rounds), limit_bytes=limit)
+        return self._footprint.check(self.state_bytes(rounds))
 
     def state_bytes(self, rounds: int | None = None) -> int:
         """The size of a stream's state."""
@@ -278,20 +266,27 @@ class Engine:
 
         With `exit_threshold`, a token leaves the loop once a round changes it by less than that share.
         """
-        if not 0 <= token < self.config.vocab_size:
-            self._refuse_ids(token, token)
-        self._heard = [weakref.ref(state)]
+        self._ids.lay_one(token)
         self._binding.turn_to_one(state, 1, rounds, exit_threshold)
-        self._ids[0] = token
-        self._logits_are_due = not self._has_full_head
-        self._run([state], with_tail=True)
+        self._run([state], heard=[(state, 1)], with_tail=True)
 
     def prefill(
-        self, state: State, ids: Ids, *, rounds: int | None = None, exit_threshold: float = 0.0
+        self,
+        state: State,
+        ids: Ids,
+        *,
+        rounds: int | None = None,
+        exit_threshold: float = 0.0,
+        is_cancelled: Callable[[], bool] | None = None,
     ) -> None:
-        """Read tokens, as `step` would one by one. An interrupt leaves the state behind a whole slice."""
-        ids_T = self._checked_ids(ids)
+        """Read tokens, as `step` would one by one. An interrupt leaves the state behind a whole slice.
+
+        So does `is_cancelled`, which is asked between two slices; the state's position tells how far it is.
+        """
+        ids_T = self._ids.checked(ids)
         for first in range(0, len(ids_T), self.slice_tokens):
+            if first and is_cancelled is not None and is_cancelled():
+                return
             self._run_slice(state, ids_T[first : first + self.slice_tokens], rounds, exit_threshold)
 
     def step_together(self, parts: Sequence[Part | None]) -> Floats:
@@ -300,79 +295,43 @@ class Engine:
         The place of a part in the list is its own: whoever keeps it saves a little work, and None is a place
         that nobody has. Scores are [heard, vocabulary] in the order of places; the next call overwrites them.
         """
-        total = 0
-        for part in parts:
-            if part is not None:
-                count = len(part.ids)
-                if not 0 < count <= self.slice_tokens - total:
-                    raise UsageError(
-                        f"{total + count} tokens in a step, {count} of one stream; at least 1 of each and "
-                        f"{self.slice_tokens} together are allowed"
-                    )
-                self._ids[total : total + count] = part.ids
-                total += count
-        if not total:
-            raise UsageError("a step without a stream reads nothing")
-        read = self._ids[:total]
-        if not 0 <= int(read.min()) <= int(read.max()) < self.config.vocab_size:
-            self._refuse_ids(int(read.min()), int(read.max()))
+        self._ids.lay_parts(parts, most=self.slice_tokens)
         self._binding.turn_to(parts)
-        heard = [part.state for part in parts if part is not None and part.is_heard]
-        self._heard = [weakref.ref(state) for state in heard]
-        self._logits_are_due = True
-        self._run([part.state for part in parts if part is not None])
-        if heard:
-            self._heads_program.set_tokens(len(heard))
-            self._pool.run(self._heads_program.job)
-            self._logits_are_due = False
-        return self._all_logits.array[: len(heard), : self.config.vocab_size]
+        present = [part for part in parts if part is not None]
+        heard = [(part.state, len(part.ids)) for part in present if part.is_heard]
+        self._run([part.state for part in present], heard=heard)
+        return self._heads.scores_of_all(self._pool, len(heard))
 
     def logits(self) -> Floats:
         """Scores of every word after the last token [vocabulary]; the next call overwrites them."""
-        if self._logits_are_due:
-            self._pool.run(self._head_program.job)
-            self._logits_are_due = False
-        return self._all_logits.array[0, : self.config.vocab_size]
+        return self._heads.scores(self._pool)
 
     def outlook(self, state: State) -> bytes | None:
         """What the head heard of a state's last token, if the call before was that; the next one loses it."""
-        found = next((number for number, last in enumerate(self._heard) if last() is state), None)
-        if found is None:
-            return None
-        return b"".join(part.tobytes() for part in _arrays(self._hidden.row(found)))
+        return self._heard.outlook(state)
 
     @property
     def outlook_bytes(self) -> int:
         """The size of an outlook."""
-        return sum(part.nbytes for part in _arrays(self.hidden))
+        return self._heard.outlook_bytes
 
     def recall(self, state: State, outlook: bytes) -> None:
         """Give the head what it had of a state's last token, as if that had been read just now."""
         self._binding.check_state(state, state.rounds)
-        if len(outlook) != self.outlook_bytes:
-            raise UsageError(f"an outlook of {len(outlook)} bytes; this model's have {self.outlook_bytes}")
-        self._heard = [weakref.ref(state)]
-        self._logits_are_due = True
-        begin = 0
-        for part in _arrays(self.hidden):
-            part[...] = np.frombuffer(outlook, part.dtype, part.size, begin).reshape(part.shape)
-            begin += part.nbytes
+        self._heads.are_due = True
+        self._heard.recall(state, outlook)
 
     def set_head(self, groups: Sequence[Sequence[Step]] | None) -> None:
         """What every step ends with, in the same call: groups of operations that need nothing of each other.
 
         None is the full head. They may read `hidden` and `head_rows`; `run_head` runs them after a prefill.
         """
-        self._has_full_head = groups is None
-        chosen = ((self._full_head,),) if groups is None else tuple(tuple(group) for group in groups)
-        self._program.set_tail([(self._one, group) for group in chosen if group])
-        self._logits_are_due = True
+        self._heads.end(self._program, groups)
 
     def run_head(self) -> None:
         """Do what a step ends with, for the last token that was read."""
         self._pool.run(self._program.job_of_tail)
-        if self._has_full_head:
-            self._logits_are_due = False
+        self._heads.has_ended()
 
     def scores(
         self, state: State, ids: Ids, *, rounds: int | None = None, exit_threshold: float = 0.0
@@ -381,7 +340,7 @@ class Engine:
 
         All ids but the last are read, so a text goes on with a call whose first id is this one's last.
         """
-        ids_T = self._checked_ids(ids)
+        ids_T = self._ids.checked(ids)
         if len(ids_T) < 2:
             raise UsageError(f"there is nothing to foresee in {len(ids_T)} ids; at least 2 are needed")
         found: list[NDArray[np.float64]] = []
@@ -393,99 +352,48 @@ class Engine:
 
     def log_probs(self, rows_T: Integers, next_T: Integers) -> NDArray[np.float64]:
         """The same for tokens of the last step by their rows, those of several streams side by side."""
-        most = self._scoring.slice_tokens
-        found = [
-            self._scoring.log_probs(self._pool, next_T[at : at + most], rows_T=rows_T[at : at + most])
-            for at in range(0, len(next_T), most)
-        ]
-        return np.concatenate(found)
+        return self._scoring.log_probs_of_rows(self._pool, next_T, rows_T=rows_T)
 
     def expert_visits(self) -> dict[int, Integers]:
         """How many tokens visited each expert since the model was opened, by layer."""
-        moe = self.config.backbone.moe
-        return {
-            layer.index: self._workspace.array(
-                counted_name(layer.index), (moe.n_routed_experts,), np.int64
-            ).copy()
-            for layer in layers(self.config)
-            if layer.experts
-        }
+        return self._visits.of_experts()
 
     def round_visits(self) -> Integers:
         """How many tokens took each round of the loop since the model was opened."""
-        return self._controls.totals.copy()
+        return self._visits.of_rounds()
 
     def rounds_taken(self, num_tokens: int = 1) -> Integers:
         """Rounds that the last tokens took, of one slice at most."""
-        last = self._binding.num_tokens
-        return self._controls.taken_T[max(0, last - num_tokens) : last].copy()
+        return self._visits.last_rounds(num_tokens, of=self._binding.num_tokens)
 
     def _run_slice(self, state: State, ids_T: Integers, rounds: int | None, threshold: float) -> None:
-        self._heard = [weakref.ref(state)]
         self._binding.turn_to_one(state, len(ids_T), rounds, threshold)
-        self._ids[: len(ids_T)] = ids_T
-        self._logits_are_due = True
-        self._run([state])
+        self._ids.lay(ids_T)
+        self._run([state], heard=[(state, len(ids_T))])
 
-    def _run(self, states: Sequence[State], *, with_tail: bool = False) -> None:
-        """One call of the program, by whoever brings it its experts if those lie on disk."""
-        if self.experts is None:
-            self._pool.run(self._program.job_with_tail if with_tail else self._program.job)
-            return
+    def _run(
+        self, states: Sequence[State], *, heard: Sequence[tuple[State, int]], with_tail: bool = False
+    ) -> None:
+        """One call of the program. Who is heard has read so many tokens more behind it."""
         try:
-            self.experts.run(
-                self._pool,
-                self._program,
-                num_tokens=self._binding.num_tokens,
-                with_tail=with_tail,
-                states=states,
-            )
+            self._heads.are_due = True
+            self._heard.next(*heard)
+            if self.experts is None:
+                self._pool.run(self._program.job_with_tail if with_tail else self._program.job)
+            else:
+                count = self._binding.num_tokens
+                self.experts.run(
+                    self._pool, self._program, num_tokens=count, with_tail=with_tail, states=states
+                )
         except BaseException:
             self._binding.forget()
+            self._heard.settle()
             raise
+        if with_tail:
+            self._heads.has_ended()
 
     def _checked_rounds(self, rounds: int | None) -> int:
         rounds = self.config.rounds_default if rounds is None else rounds
         if not 1 <= rounds <= self.config.rounds_most:
             raise UsageError(f"{rounds} rounds, but this model takes 1 to {self.config.rounds_most}")
         return rounds
-
-    def _checked_ids(self, ids: Ids) -> Integers:
-        given = np.asarray(ids)
-        if given.size and (given.ndim != 1 or given.dtype.kind not in "iu"):
-            raise UsageError(f"ids must be whole numbers in a row, got {given.dtype} {given.shape}")
-        if given.size and not 0 <= int(given.min()) <= int(given.max()) < self.config.vocab_size:
-            self._refuse_ids(int(given.min()), int(given.max()))
-        return given.astype(np.int64)
-
-    def _refuse_ids(self, least: int, most: int) -> None:
-        raise UsageError(
-            f"ids from {least} to {most}, but the vocabulary holds 0 to {self.config.vocab_size - 1}",
-            hint="The text was encoded with the tokenizer of another model.",
-        )
-
-    def _left_bytes(self) -> int | None:
-        """What the limit leaves for experts from disk."""
-        limit = self.memory_limit_bytes
-        return None if limit is None else limit - self.need().total_bytes
-
-    def _beside_files(self) -> int:
-        """Memory of this process without the model's files; it is read where there is a limit."""
-        if self.memory_limit_bytes is None:
-            return 0
-        return bytes_beside(file.path for file in self._tensors.files)
-
-    def _program_of_heads(self) -> Program:
-        """The full head for every token that is heard."""
-        cells = self._workspace.array("heads", (1,), np.int64)
-        heads = Count(cell=cells)
-        builder = ProgramBuilder()
-        builder.together(
-            heads,
-            steps.head_product(self.head_rows, acts=self._hidden, y=self._all_logits, num_tokens=TOKENS),
-        )
-        return builder.build(tokens=heads)
-
-
-def _arrays(hidden: Int8Rows) -> tuple[NDArray[Any], ...]:
-    return hidden.codes, hidden.scales, hidden.neg_sums

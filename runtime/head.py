@@ -7,7 +7,7 @@ while that doubles each time, up to a limit. So a head that is screened badly co
 this kind can change a text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -22,6 +22,7 @@ from quant.selfcheck import chosen
 from runtime.building.steps import head_product
 from runtime.building.workspace import Rows
 from runtime.engine import Engine
+from runtime.interrupts import held_back
 from runtime.program import Step
 from runtime.ranking import best_places
 from runtime.screen import Screen, build_screen, norm_above
@@ -91,15 +92,28 @@ class Speaker:
         """The state of a new stream."""
         return self.engine.new_state(rounds)
 
-    def read(self, state: StreamState, ids: Sequence[int], *, exit_threshold: float) -> None:
-        """Let a stream read ids."""
+    def read(
+        self,
+        state: StreamState,
+        ids: Sequence[int],
+        *,
+        exit_threshold: float,
+        is_cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        """Let a stream read ids, or some of them where it is cancelled."""
         assert isinstance(state, State), "a stream of this engine"
+        self._is_run = False  # also where an interrupt or an error comes behind the reading
         if len(ids) == 1:
             self.engine.step(state, ids[0], exit_threshold=exit_threshold)
         else:
             if self._foreteller is not None:
                 self._foreteller.foretell(ids)
-            self.engine.prefill(state, np.asarray(ids, dtype=np.int64), exit_threshold=exit_threshold)
+            self.engine.prefill(
+                state,
+                np.asarray(ids, dtype=np.int64),
+                exit_threshold=exit_threshold,
+                is_cancelled=is_cancelled,
+            )
             if self._foreteller is not None:
                 self._foreteller.remind()
         self._is_run = len(ids) == 1 and self._is_set
@@ -112,17 +126,17 @@ class Speaker:
     def recall(self, state: StreamState, outlook: Outlook) -> None:
         """As `runtime.stream.Runner` says."""
         assert isinstance(state, State), "a stream of this engine"
-        self.engine.recall(state, outlook)
         self._is_run = False
+        self.engine.recall(state, outlook)
 
     def expect(self, *, all_logits: bool) -> None:
         """What the next choices will ask for."""
         self._is_wanted = not all_logits and self._use != "off"
         if self._is_wanted and self._screen is None and self._is_worth_making():
-            self._screen = build_screen(self.engine.head_rows)
-            padded = num_pairs(self._screen.rows.num_rows) * ROW_PAIR
-            self._coarse = np.empty(padded, dtype=np.float32)
+            screen = build_screen(self.engine.head_rows)
+            self._coarse = np.empty(num_pairs(screen.rows.num_rows) * ROW_PAIR, dtype=np.float32)
             self._highest = np.empty(self.num_ids, dtype=np.float32)
+            self._screen = screen  # last: an interrupt may come in between
         self._set(self._is_wanted and self._screen is not None and not self._rest)
 
     def logits(self) -> Floats:
@@ -184,14 +198,15 @@ class Speaker:
         """Have steps end with the coarse head, or with the full one."""
         if is_set == self._is_set:
             return
-        self._is_set, self._is_run = is_set, False
-        if not is_set:
-            self.engine.set_head(None)
-            return
-        assert self._screen is not None, "what is set has been made"
-        y = Rows(array=self._coarse.reshape(1, -1), width=self._coarse.size)
-        step = head_product(self._screen.rows, acts=self.engine.hidden, y=y, num_tokens=1)
-        self.engine.set_head(((_holding(step, self._screen, self._coarse),),))
+        groups = None
+        if is_set:
+            assert self._screen is not None, "what is set has been made"
+            y = Rows(array=self._coarse.reshape(1, -1), width=self._coarse.size)
+            step = head_product(self._screen.rows, acts=self.engine.hidden, y=y, num_tokens=1)
+            groups = ((_holding(step, self._screen, self._coarse),),)
+        with held_back():
+            self._is_set, self._is_run = is_set, False
+            self.engine.set_head(groups)
 
     def _acts(self) -> QuantizedActivations:
         hidden = self.engine.hidden

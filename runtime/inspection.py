@@ -23,17 +23,41 @@ HEADER_ALLOWANCE_BYTES = 10**6
 
 
 def inspect_model(source: str, *, verify: bool = False, progress: Progress | None = None) -> Report:
-    """The report on a preset, a config or a packed file; `progress` is given the bytes read to verify it."""
+    """The report on a preset, a config, a packed file or a model's folder; `progress` is given the bytes read
+    to verify it.
+    """
     path = Path(source)
-    if path.suffix == B158_SUFFIX:
+    folder = path if source not in PRESETS and config_path(source) != path else None
+    packed = path if folder is None else _sole_packed(folder)
+    if packed.suffix == B158_SUFFIX:
         from runtime.packed_inspection import inspect_packed
 
-        return inspect_packed(path, verify=verify, progress=progress)
-    if verify:
+        report = inspect_packed(packed, verify=verify, progress=progress)
+    elif verify:
         raise UsageError(f"--verify reads a packed file, and {source} is a config", hint="Name a .b158 file.")
-    raw = load_raw(source)
-    folder = None if source in PRESETS else config_path(source).parent
-    return inspect_config(build_config(raw, source=source), raw=raw, source=source, folder=folder)
+    else:
+        raw = load_raw(source)
+        near = None if source in PRESETS else config_path(source).parent
+        report = inspect_config(build_config(raw, source=source), raw=raw, source=source, folder=near)
+    return report if folder is None else {**report, "adapters": _adapters(folder)}
+
+
+def _sole_packed(folder: Path) -> Path:
+    """The weights of a folder that holds no config beside them; else the folder itself."""
+    try:
+        packed = [path for path in folder.iterdir() if path.suffix == B158_SUFFIX]
+        return packed[0] if len(packed) == 1 and not config_path(folder).is_file() else folder
+    except OSError:
+        # Whoever reads its config meets the same, and tells.
+        return folder
+
+
+def _adapters(folder: Path) -> list[Report]:
+    """What was learnt since the model was packed, and is applied by whoever opens the folder."""
+    # Here and not above: the report on a config needs no NumPy.
+    from runtime.adapting.listing import adapters_of
+
+    return adapters_of(folder)
 
 
 def inspect_config(config: ModelConfig, *, raw: dict[str, Any], source: str, folder: Path | None) -> Report:

@@ -49,6 +49,14 @@ class Scoring:
         pairs = zip(rows, next_T, strict=True)
         return np.array([_log_prob(row, int(token), made.weigher) for row, token in pairs])
 
+    def log_probs_of_rows(
+        self, pool: Pool, next_T: NDArray[np.int64], *, rows_T: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """The same for any number of them."""
+        most = self.slice_tokens
+        parts = [slice(first, first + most) for first in range(0, len(next_T), most)]
+        return np.concatenate([self.log_probs(pool, next_T[part], rows_T=rows_T[part]) for part in parts])
+
     def _make(self) -> "_Made":
         plan, workspace = self._plan, Workspace(num_rows=self.slice_tokens)
         # Of its own: who is turned to streams remembers how many tokens they had.

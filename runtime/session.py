@@ -17,6 +17,7 @@ from configs.errors import UsageError
 from configs.text.template import ChatTemplate
 from configs.text.tokenizer import Piece, Tokenizer
 from runtime.answer import Answer
+from runtime.interrupts import held_back
 from runtime.sampler import Head, Sampler
 from runtime.sampling import SamplingSettings
 from runtime.stream import KEPT_BYTES, Progress, Runner, Snapshot, Stream
@@ -146,10 +147,11 @@ class Session:
 
     def reset(self, *, system: str | None = None) -> None:
         """Forget the talk, and perhaps begin with another system message."""
-        self._system = self._system if system is None else system
-        self._turns: list[Turn] = []
-        self._stream = self._new_stream()
-        self._is_stale = False
+        with held_back():
+            self._system = self._system if system is None else system
+            self._turns: list[Turn] = []
+            self._stream = self._new_stream()
+            self._is_stale = False
 
     @property
     def rounds(self) -> int | None:
@@ -161,15 +163,16 @@ class Session:
 
         Rounds that are refused change nothing. `kept_bytes` is the memory for states that are kept then.
         """
-        ids, before = self._stream.ids(), (self._rounds, self._kept_bytes)
-        self._rounds = rounds
-        self._kept_bytes = self._kept_bytes if kept_bytes is None else kept_bytes
-        try:
-            self._stream = self._new_stream()
-        except BaseException:
-            self._rounds, self._kept_bytes = before
-            raise
-        self._stream.accept(ids)
+        with held_back():
+            ids, before = self._stream.ids(), (self._rounds, self._kept_bytes)
+            self._rounds = rounds
+            self._kept_bytes = self._kept_bytes if kept_bytes is None else kept_bytes
+            try:
+                self._stream = self._new_stream()
+            except BaseException:
+                self._rounds, self._kept_bytes = before
+                raise
+            self._stream.accept(ids)
 
     def talk(self) -> Talk:
         """The talk as it is now, to be gone on with later, elsewhere, or twice."""
@@ -185,13 +188,14 @@ class Session:
 
     def resume(self, talk: Talk, *, settings: SamplingSettings | None = None) -> None:
         """Be where a talk was. What is said next is what would have been said next there."""
-        self.settings = settings or talk.settings
-        if (talk.rounds, talk.exit_threshold) != (self._rounds, self._exit_threshold):
-            self._rounds, self._exit_threshold = talk.rounds, talk.exit_threshold
-            self._stream = self._new_stream()
-        self._stream.restore(talk.snapshot)
-        self._system, self._turns, self._is_stale = talk.system, list(talk.turns), talk.is_stale
-        self.last = None
+        with held_back():
+            self.settings = settings or talk.settings
+            if (talk.rounds, talk.exit_threshold) != (self._rounds, self._exit_threshold):
+                self._rounds, self._exit_threshold = talk.rounds, talk.exit_threshold
+                self._stream = self._new_stream()
+            self._stream.restore(talk.snapshot)
+            self._system, self._turns, self._is_stale = talk.system, list(talk.turns), talk.is_stale
+            self.last = None
 
     @property
     def turns(self) -> Sequence[Turn]:
@@ -255,11 +259,12 @@ class Session:
         )
         self._head.expect(all_logits=self.settings.needs_all or self.num_log_probs is not None)
         self._stream.keep()
-        self._stream.accept(prompt_ids)
-        if not self._stream.num_waiting:
-            self._stream.look_out()
-        waited = self._stream.num_waiting
+        waited = 0
         try:
+            self._stream.accept(prompt_ids)
+            if not self._stream.num_waiting:
+                self._stream.look_out()
+            waited = self._stream.num_waiting
             if self._stream.catch_up(is_cancelled=lambda: self._cancelled, progress=progress):
                 telling.prompt_read()
                 if self.limits.stops:
@@ -267,33 +272,35 @@ class Session:
                 yield from telling
         finally:
             # Also where the caller has stopped listening, and where a fault broke the answer off.
-            answer = telling.answer(prompt_tokens=waited if telling.has_begun else 0)
-            if not telling.has_begun:
-                self._stream.rewind(start)
-            else:
-                if answer.finish == "stop":
-                    cut_at_stop(
-                        self._stream,
-                        answer,
-                        tokenizer=self._tokenizer,
-                        answer_at=start + len(prompt_ids),
-                        continuing=not is_chat,
+            with held_back():
+                answer = telling.answer(prompt_tokens=waited if telling.has_begun else 0)
+                if not telling.has_begun:
+                    self._stream.rewind(start)
+                else:
+                    if answer.finish == "stop":
+                        cut_at_stop(
+                            self._stream,
+                            answer,
+                            tokenizer=self._tokenizer,
+                            answer_at=start + len(prompt_ids),
+                            continuing=not is_chat,
+                        )
+                    reply = answer.text
+                    self._turns.append(
+                        Turn(start=start, message=message, is_chat=is_chat, branch=branch, reply=reply)
                     )
-                reply = answer.text
-                self._turns.append(
-                    Turn(start=start, message=message, is_chat=is_chat, branch=branch, reply=reply)
-                )
-            self.last = replace(answer, position=self._stream.position)
+                self.last = replace(answer, position=self._stream.position)
 
     def _taken_back(self) -> Turn:
         if not self._turns:
             raise UsageError("nothing has been said yet", hint="Say something first.")
-        turn = self._turns.pop()
-        if turn.start is None:
-            self._is_stale = True
-        elif not self._is_stale:
-            self._stream.rewind(turn.start)
-        return turn
+        with held_back():
+            turn = self._turns.pop()
+            if turn.start is None:
+                self._is_stale = True
+            elif not self._is_stale:
+                self._stream.rewind(turn.start)
+            return turn
 
     def _prompt_ids(self, message: str, *, is_chat: bool) -> list[int]:
         """What is read for a turn; the stream is at its beginning then."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from runtime.interrupts import held_back
 from runtime.streams.kept import KeptState, KeptStates, Outlook, StreamState
 
 Progress = Callable[[int, int], None]
@@ -28,7 +29,16 @@ class Runner(Protocol):
 
     def begun(self, rounds: int | None) -> StreamState: ...
 
-    def read(self, state: StreamState, ids: Sequence[int], *, exit_threshold: float) -> None: ...
+    def read(
+        self,
+        state: StreamState,
+        ids: Sequence[int],
+        *,
+        exit_threshold: float,
+        is_cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        """Read ids; fewer where it is cancelled meanwhile. The state's position tells how many."""
+        ...
 
     def outlook(self, state: StreamState) -> Outlook | None:
         """What the head is about to be given, if this state was the last to read."""
@@ -75,7 +85,8 @@ class Stream:
         self._kept = KeptStates(budget_bytes=kept_bytes, spacing=spacing)
         self._ids = array("I")
         self._state = runner.begun(rounds)
-        self._outlook: Outlook | None = None
+        self._outlook: tuple[int, Outlook] | None = None
+        """What was given back with a state, and where that state was: once it has read on, it is old."""
 
     @property
     def position(self) -> int:
@@ -147,9 +158,11 @@ class Stream:
             # The state says how far it is, also after an interrupt came between it and us.
             part = self.next_part(SLICE_TOKENS)
             try:
-                self._runner.read(self._state, part, exit_threshold=self._exit_threshold)
+                self._runner.read(
+                    self._state, part, exit_threshold=self._exit_threshold, is_cancelled=is_cancelled
+                )
             except BaseException:
-                self._heal()
+                self.heal()
                 raise
             self.has_read()
             if progress is not None:
@@ -158,7 +171,7 @@ class Stream:
 
     def keep(self) -> None:
         """Keep a copy of the state as it is, for `rewind`. Others are given up where memory ends."""
-        self._heal()
+        self.heal()
         if self._kept.last_position == self._state.position and self._kept.marked():
             return
         self._keep(is_mark=True)
@@ -174,9 +187,10 @@ class Stream:
 
     def wait_for_last(self) -> None:
         """Have the last id read once more."""
-        last = self._ids[-1:]
-        self.rewind(len(self._ids) - 1)
-        self._ids.extend(last)
+        with held_back():
+            last = self._ids[-1:]
+            self.rewind(len(self._ids) - 1)
+            self._ids.extend(last)
 
     def num_replayed(self, position: int) -> int:
         """How many tokens `rewind` to a position leaves to be read again."""
@@ -188,35 +202,38 @@ class Stream:
     def rewind(self, position: int) -> None:
         """Go back to a position. What the state has to read again for it waits."""
         assert 0 <= position <= len(self._ids), "a stream goes back, not on"
-        self._heal()
+        self.heal()
+        if self._state.position > position:
+            self._kept.cut(position)
+            self._go_back(position)
+        # Last, so that the state has never read what the stream does not hold.
         del self._ids[position:]
-        if self._state.position <= position:
-            return
-        self._kept.cut(position)
-        self._go_back(position)
 
     def snapshot(self) -> Snapshot:
         """The stream as it is, to be restored, forked or written to a file."""
-        self._heal()
+        self.heal()
         return Snapshot(ids=self._ids[:], state=self._state.copy(), outlook=self._outlook_now())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Be as the stream was. States kept since then that do not lead there are forgotten."""
         same = self._num_same(snapshot.ids)
         self._kept.cut(min(same, snapshot.state.position))
-        self._ids, self._state = array("I", snapshot.ids), snapshot.state.copy()
-        self._outlook = snapshot.outlook
+        ids, state = array("I", snapshot.ids), snapshot.state.copy()
+        with held_back():
+            self._ids, self._state = ids, state
+            self._outlook = _placed(snapshot.outlook, state)
 
     def fork(self) -> "Stream":
         """Another stream that goes its own way from here; states that are kept are shared."""
-        self._heal()
+        self.heal()
         other = Stream.__new__(Stream)
         other._runner, other._rounds, other._exit_threshold = self._runner, self._rounds, self._exit_threshold
         other._kept, other._ids = self._kept.copy(), self._ids[:]
-        other._state, other._outlook = self._state.copy(), self._outlook_now()
+        other._state = self._state.copy()
+        other._outlook = _placed(self._outlook_now(), other._state)
         return other
 
-    def _heal(self) -> None:
+    def heal(self) -> None:
         """Leave a state that was broken off, so that what was read since a sound one waits again."""
         if self._state.is_broken_off:
             self._go_back(self._state.position)
@@ -224,8 +241,10 @@ class Stream:
     def _go_back(self, position: int) -> None:
         """Have the state be the last that was kept before a position."""
         kept = self._kept.nearest(position)
-        self._state = kept.state.copy() if kept else self._runner.begun(self._rounds)
-        self._outlook = kept.outlook if kept else None
+        state = kept.state.copy() if kept else self._runner.begun(self._rounds)
+        self._outlook = None  # before the state: the old one's is not the new one's
+        self._state = state
+        self._outlook = _placed(kept.outlook if kept else None, state)
 
     def _keep(self, *, is_mark: bool) -> None:
         if self._state.position:
@@ -234,7 +253,9 @@ class Stream:
             self._kept.add(kept)
 
     def _outlook_now(self) -> Outlook | None:
-        return self._outlook or self._runner.outlook(self._state)
+        if self._outlook is not None and self._outlook[0] == self._state.position:
+            return self._outlook[1]
+        return self._runner.outlook(self._state)
 
     def _num_same(self, ids: Sequence[int]) -> int:
         """How many ids at the beginning are the same."""
@@ -243,3 +264,7 @@ class Stream:
         if given == self._ids[:most]:
             return most
         return next(place for place in range(most) if given[place] != self._ids[place])
+
+
+def _placed(outlook: Outlook | None, state: StreamState) -> tuple[int, Outlook] | None:
+    return None if outlook is None else (state.position, outlook)

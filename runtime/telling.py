@@ -94,8 +94,9 @@ class Telling:
             # The model ended here, so half a character is a whole answer's last mistake, and is shown.
             shown = self._shown(self._stopper.feed(self._decoder.flush()))
             return [*shown, *self.end("end")]
-        self._choices.append(choice)
+        # The stream first: what an interrupt leaves unsaid of an answer is still part of the talk.
         self._stream.accept([choice.token])
+        self._choices.append(choice)
         shown = self._shown(self._stopper.feed(self._decoder.feed(choice.token)))
         if self._stopper.found is not None:
             self._finish, self.is_over = "stop", True

@@ -2,7 +2,7 @@
 
 from quant.indirect import call_kernel
 from quant.jit import helper, kernel
-from quant.pool_barrier import barrier
+from quant.pool_barrier import barrier, excuse
 from quant.registers import i64
 from quant.simd import load
 from quant.sync import atomic_load
@@ -31,7 +31,8 @@ def run_records(job: int, thread: int, num_threads: int, block: int) -> None:
 
     `COUNT` is the address of the number of tokens. A record without tokens is passed over, and so is the
     meeting of a group without any, by all threads alike, since the numbers were written before they last met.
-    So it is with a stop: who asks for one does it before a meeting, and all look at it behind that alone.
+    So it is with a stop: who asks for one does it before a meeting, and all look at it behind that alone. Who
+    may stop may also wait for a disk.
     """
     record = entry(job, RECORDS)
     for _ in range(entry(job, NUM_RECORDS)):
@@ -43,8 +44,10 @@ def run_records(job: int, thread: int, num_threads: int, block: int) -> None:
                 call_kernel(entry(record, KERNEL), entry(record, ARGUMENTS), first, last)
         group = entry(record, ENDS_GROUP)
         if group != 0 and entry(group, 0) > 0:
-            barrier(block, thread, num_threads)
             stops = entry(record, STOPS)
+            if stops != 0 and num_threads > 1:
+                excuse(block, thread)
+            barrier(block, thread, num_threads)
             if stops != 0 and atomic_load(stops) != 0:
                 return
         record += RECORD_PLACES * 8

@@ -27,7 +27,8 @@ from configs.errors import UsageError
 
 ZERO_CODE = 0.5
 """Weights below this share of their group's mean have the code zero."""
-_LARGEST_EPSILON = 1.0
+_SMALLEST_EPSILON, _LARGEST_EPSILON = 2.0**-14, 1.0
+"""What is looked at by less is a few of a weight's units at most, and rounded away."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +45,11 @@ class MezoSettings:
     """Every so many steps a sparse run moves zeros as well."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon <= _LARGEST_EPSILON:
-            raise UsageError(f"epsilon {self.epsilon:g}; allowed is more than 0, up to {_LARGEST_EPSILON:g}")
+        if not _SMALLEST_EPSILON <= self.epsilon <= _LARGEST_EPSILON:
+            raise UsageError(
+                f"epsilon {self.epsilon:g}; allowed are {_SMALLEST_EPSILON:.6f} to {_LARGEST_EPSILON:g}, as "
+                "shares of what a group's weights weigh"
+            )
         if self.sparse_period < 1:
             raise UsageError(f"a period of {self.sparse_period} steps; allowed are whole numbers from 1 on")
 

@@ -142,13 +142,12 @@ class CudaTier:
     def _bring(self, row: int, experts: Sequence[int]) -> None:
         """Read what is missing and queue its copies."""
         begin = time.perf_counter()
-        readings = self.store.demand(row, experts)
-        for reading in readings.values():
-            # The slots that it could be read into may all be lent for copies.
-            while not reading.done.wait(_LOOK_S if self._leaving else None):
-                self._give_back()
-        self.store.check(readings.values())
-        if readings:
+        away = self.store.demand(row, experts)
+        # The slots that they could be read into may all be lent for copies.
+        while not self.store.wait(away.values(), timeout_s=_LOOK_S if self._leaving else None):
+            self._give_back()
+        self.store.check(away.values())
+        if away:
             end = time.perf_counter()
             self.store.meter.stalls += 1
             self.store.meter.stall_s += end - begin

@@ -1,4 +1,8 @@
-"""The thread that asks a predictor what to read ahead, each time that a pass has begun."""
+"""The thread that asks a predictor what to read ahead, each time that there are news for that predictor.
+
+To wake it takes a core from those who compute. So compiled code is told which news are heeded, and opens the
+gate for no others. What is decided ahead it asks for by itself.
+"""
 
 import os
 import threading
@@ -6,18 +10,18 @@ import time
 
 import numpy as np
 
+from chronos_moe.store.desk import NAP_S, sleeping_block
+from chronos_moe.store.ledger import News
 from chronos_moe.store.meter import Foreseen
-from chronos_moe.store.predictors import Floats, Foresight, Predictor, Seen
+from chronos_moe.store.predictors import Decided, Floats, Foresight, Predictor, Seen
 from chronos_moe.store.store import ExpertStore
 from quant.native import NamedKernel
 from quant.parking import parkings
-from quant.pool_places import BARRIER_PATIENCE, LINE, PARKING, PARKING_CODES, THREADS
+from quant.pool_places import BARRIER_PATIENCE
 
 await_news = NamedKernel("quant.kernels.experts.waiting", "await_news", 4)
 tell_news = NamedKernel("quant.kernels.experts.waiting", "tell_news", 1)
 
-_NAP_S = 0.001
-"""Between two looks, on a system where compiled code cannot sleep."""
 _LOOKS = 4
 MOST_PENDING = 1024
 """Passes whose wishes are remembered until it is known whether they came true."""
@@ -37,9 +41,7 @@ class Librarian:
     ) -> None:
         self._store, self._predictor = store, predictor
         self._order, self._num_chosen, self._foresight = order, num_chosen, foresight
-        # How threads sleep on this system is told in the way of a pool's block; nobody spins here.
-        self._block = np.zeros((THREADS + LINE) // 8, dtype=np.int64)
-        self._block[PARKING // 8] = PARKING_CODES[parkings()[0]]
+        self._block = sleeping_block()
         self._pending: dict[int, dict[tuple[int, int], set[int]]] = {}
         """Wishes whose time has not come: by the clock of their pass, then by layer and horizon."""
         self._next_due = 0
@@ -71,7 +73,7 @@ class Librarian:
                 # Nothing will have to be read any more, and each waking takes a core from those who compute.
                 return
             while parkings() == ("none",) and news[0] < known + 2:
-                time.sleep(_NAP_S)
+                time.sleep(NAP_S)
             await_news(block, news.ctypes.data, known + 2, block + BARRIER_PATIENCE)
             if self._is_closing:
                 return
@@ -143,3 +145,14 @@ class Librarian:
                     found.visited += len(visited)
                     found.both += len(wished & visited)
         self._next_due = min(self._pending, default=0)
+
+
+def heeded_by(predictor: Predictor) -> tuple[News, ...]:
+    """Which news a predictor has something to say to, and compiled code for it."""
+    match predictor:
+        case Decided():
+            return ("decisions",)
+        case Foresight():
+            return ("guesses", "decisions")
+        case _:
+            return ("pass",)

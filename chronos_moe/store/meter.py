@@ -54,6 +54,8 @@ class Meter:
     tokens: int = 0
     foreseen: dict[tuple[int, int], Foreseen] = field(default_factory=dict[tuple[int, int], Foreseen])
     """By the layer's row and the horizon in tokens."""
+    decided: dict[int, Foreseen] = field(default_factory=dict[int, Foreseen])
+    """The same of what was decided ahead, by the layer's row."""
     spans: list[Span] | None = None
     """What went on, where somebody asked for it."""
 
@@ -82,6 +84,18 @@ class Meter:
         """Wasted reads for each useful one."""
         useful = self.reads - self.wasted_reads
         return self.wasted_reads / useful if useful else 0.0
+
+    def all_foreseen(self) -> dict[tuple[int, int], Foreseen]:
+        """What was wished for and what was decided, together."""
+        found = dict(self.foreseen)
+        for row, one in self.decided.items():
+            other = found.get((row, 0), Foreseen())
+            found[row, 0] = Foreseen(
+                wished=one.wished + other.wished,
+                visited=one.visited + other.visited,
+                both=one.both + other.both,
+            )
+        return found
 
     def span(self, kind: Literal["compute", "read", "stall"], begin: float, end: float) -> None:
         """Remember what went on."""

@@ -5,8 +5,9 @@
     least-stale  layers take turns, so what was visited just now is needed latest: of those that the last
                  token did not visit, and then of the others, the one whose layer comes again latest
 
-A policy gives a worth to each expert that is in memory; what has no place in an order of worth, such as what
-is in use, is kept by the store itself.
+A policy gives a worth to each expert that is in memory; what has no place in an order of worth, such as
+what is in use, is kept by whoever looks for a slot. This is the plain form; compiled code goes by
+`quant.kernels.experts.worth`, and a test holds one against the other.
 """
 
 from collections.abc import Callable
@@ -16,11 +17,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.kernels.experts.reading_places import HALF_LIFE_TOKENS, LEAST_STALE, LFU, LRU
+
 Integers = NDArray[np.int64]
 Worth = NDArray[np.float64]
-
-HALF_LIFE_TOKENS = 32
-"""After so many tokens a visit counts half."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -85,3 +85,5 @@ POLICIES: dict[PolicyName, Callable[[Residents], Worth]] = {
     "lfu": _least_frequently,
     "least-stale": _least_stale,
 }
+POLICY_CODES: dict[PolicyName, int] = {"lru": LRU, "lfu": LFU, "least-stale": LEAST_STALE}
+"""What compiled code calls them."""

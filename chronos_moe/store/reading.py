@@ -37,28 +37,29 @@ class Reader(Protocol):
 
 
 class _Files:
-    """Open files of a folder."""
+    """Open files of a folder, of which a block is read by one call of the system."""
 
     def __init__(self, paths: Sequence[Path], *, flags: int = 0) -> None:
-        self._handles: list[int] = []
+        self.handles: list[int] = []
+        """By the number of the cluster."""
         if not hasattr(os, "preadv"):
             raise OSError(errno.ENOTSUP, "this system has no reads into given memory")
         try:
             for path in paths:
-                self._handles.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags))
+                self.handles.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags))
         except OSError:
             self.close()
             raise
 
     def close(self) -> None:
         """Close them; closing twice does no harm."""
-        while self._handles:
-            os.close(self._handles.pop())
+        while self.handles:
+            os.close(self.handles.pop())
 
     def _fill(self, place: Place, into: memoryview) -> None:
         done = 0
         while done < len(into):
-            count = os.preadv(self._handles[place.cluster], [into[done:]], place.offset + done)
+            count = os.preadv(self.handles[place.cluster], [into[done:]], place.offset + done)
             if count == 0:
                 raise OSError(errno.EIO, "the file ends before the expert does")
             done += count
@@ -84,7 +85,7 @@ class Buffered(_Files):
     def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__(paths)
         if hasattr(os, "posix_fadvise"):
-            for handle in self._handles:
+            for handle in self.handles:
                 os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
 
     def read(self, place: Place, into: memoryview) -> None:
@@ -120,6 +121,11 @@ READERS: dict[ReaderName, Callable[[Sequence[Path]], Reader]] = {
     "buffered": Buffered,
     "mapped": Mapped,
 }
+
+
+def handles_of(reader: Reader) -> tuple[int, ...] | None:
+    """The open files of a reader that reads blocks as they lie there, and does no more; else None."""
+    return tuple(reader.handles) if isinstance(reader, _Files) else None
 
 
 def open_reader(name: ReaderName, paths: Sequence[Path], *, is_checked: bool = False) -> Reader:

@@ -1,11 +1,12 @@
 """Experts between disk and memory: what is read, where it is put, who leaves, who is told.
 
-A reading is asked for by compute, which waits for it, or by a wish. Threads take the most urgent one, find a
-slot for it, read, and publish the expert's address in a word that compiled code looks at (see
-`quant.kernels.experts.waiting`); the reading's own event tells whoever waits for this expert and no other.
+An expert is asked for by compute, which waits for it, or by a wish. It gets a slot, and threads that stay in
+compiled code take the most urgent one, read, and publish the expert's address in a word that compute looks at
+(see `quant.kernels.experts.waiting`). Compiled code asks and waits in the same way; so here is only what it
+leaves to Python: long waits, what the disk refuses, and what came of it all.
 
 - Whoever waits never waits for a wish: a wish that finds no slot is dropped, and one that was not begun when
-  its expert is needed moves to the front.
+  its expert is needed moves to the front, or leaves its slot to who waits.
 - What compute holds or is about to hold never leaves; nor does, for the sake of a wish, what another wish
   has brought and whose turn has not come.
 - A read that fails is tried again; if it fails for good, those who wait are told, and the expert stays away.
@@ -15,52 +16,34 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chronos_moe.store.desk import Desk
 from chronos_moe.store.ledger import Ledger
 from chronos_moe.store.manifest import Manifest, Place
-from chronos_moe.store.meter import Meter
-from chronos_moe.store.policy import POLICIES, PolicyName, Residents
+from chronos_moe.store.meter import Foreseen, Meter
+from chronos_moe.store.policy import PolicyName
 from chronos_moe.store.predictors import Wish
-from chronos_moe.store.reading import Reader
+from chronos_moe.store.reading import Reader, handles_of
 from chronos_moe.store.slots import Slots
 from configs.errors import DiskError, NotEnoughMemory, UsageError
-from quant.native import NamedKernel
-
-Integers = NDArray[np.int64]
+from quant.kernels.experts import reading_places as at
+from quant.parking import parkings
 
 TRIES = 3
 PAUSES_S = (0.01, 0.1)
 """How long to wait before a read is tried again."""
-NOW = -1
-"""The urgency of what is waited for."""
-
-withdraw = NamedKernel("quant.kernels.experts.waiting", "withdraw", 1)
-publish = NamedKernel("quant.kernels.experts.waiting", "publish", 2)
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class Reading:
-    """An expert on its way."""
-
-    number: int
-    """Of the expert, through all layers."""
-    urgency: int
-    """Passes until it is needed."""
-    is_wish: bool
-    is_begun: bool = False
-    done: threading.Event = field(default_factory=threading.Event)
-    """The expert is there, or there is an error."""
-    error: OSError | None = None
 
 
 class ExpertStore:
-    """The experts of a model, some of them in memory. Arrays and addresses stay where they are."""
+    """The experts of a model, some of them in memory. Arrays and addresses stay where they are.
+
+    An expert's number counts through all layers: row · E + expert.
+    """
 
     def __init__(
         self,
@@ -82,32 +65,18 @@ class ExpertStore:
         self._names = [(layer, expert) for layer in layers for expert in range(ledger.num_experts)]
         places = manifest.places()
         self._places = [places[name] for name in self._names]
-        size = len(self._names)
-        self.slots = Slots(num_slots=min(num_slots, size), block_bytes=manifest.form.block_bytes)
-        self._residents = Residents(
-            order=order,
-            num_experts=ledger.num_experts,
-            last_visits=ledger.last_visits,
-            visits=ledger.visits,
-            loaded=np.zeros(size, dtype=np.int64),
-        )
-        self._worth, self._order = POLICIES[policy], order
-        self._reader = reader
-        self._owners: Integers = np.full(self.slots.num_slots, -1, dtype=np.int64)
-        self._free = list(range(self.slots.num_slots))
-        self._due: Integers = np.zeros(size, dtype=np.int64)
-        """Until when a wish's expert is kept, by the clock."""
-        self._unvisited: set[int] = set()
-        """What a wish brought and nobody has visited since."""
-        self._wanted: frozenset[int] = frozenset()
-        self._readings: dict[int, Reading] = {}
-        self._changed = threading.Condition()
-        self._wasted = self._num_reading = 0
-        self._busy_since = 0.0
+        self.slots = Slots(num_slots=min(num_slots, len(self._names)), block_bytes=manifest.form.block_bytes)
+        self._desk = Desk(self.slots, ledger, places=self._places, order=order, policy=policy)
+        self._errors: dict[int, OSError] = {}
+        """Why experts could not be read, by their numbers, until somebody is told."""
+        self._told: dict[int, int] = {}
+        """What of the desk's counts the meter has."""
+        self._counting = threading.Lock()
+        self._spans_since_ns = time.monotonic_ns()
         self._is_closed = False
-        self._fault: OSError | None = None
-        """Why nothing is read any more, where a thread met a mistake of ours."""
+        self.read_by(reader)
         self._process = os.getpid()
+        ledger.desk[0] = self._desk.address
         self._threads = [
             threading.Thread(target=self._serve, name=f"experts-{number}", daemon=True)
             for number in range(num_readers)
@@ -115,18 +84,24 @@ class ExpertStore:
         for thread in self._threads:
             thread.start()
 
+    def read_by(self, reader: Reader) -> None:
+        """Read by this reader from now on. The files of a plain one are read by compiled code."""
+        self._reader = reader
+        self._desk.read_from(handles_of(reader))
+
+    def let_compute_wait(self) -> None:
+        """Have compiled code wait for a token's experts by itself, where it can sleep."""
+        self.ledger.is_patient[0] = parkings() != ("none",)
+
     def close(self) -> None:
         """Stop reading. What is in memory stays valid as long as the store is held."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
+        self._is_closed = True
+        self._desk.close()
         if self._process == os.getpid():
             for thread in self._threads:
                 # Whoever drops an engine last may be one of them.
                 if thread is not threading.current_thread():
                     thread.join()
-        with self._changed:
-            self._tell_all(OSError(errno.ECANCELED, "the engine was closed meanwhile"))
         self._reader.close()
 
     def is_there(self, row: int, expert: int) -> bool:
@@ -143,10 +118,16 @@ class ExpertStore:
         """Whether every expert is in memory; then none ever leaves."""
         return self.num_there == self.ledger.words.size
 
-    def demand(self, row: int, experts: Sequence[int], *, is_visit: bool = True) -> dict[int, Reading]:
-        """What is on its way of some experts of a layer, from now on before all else. They stay once there.
+    @property
+    def num_on_their_way(self) -> int:
+        """Experts that are asked for and not there yet."""
+        return self._desk.num_on_their_way
 
-        At most as many as there are slots may be demanded; the next call lets them go. Visits are counted.
+    def demand(self, row: int, experts: Sequence[int], *, is_visit: bool = True) -> dict[int, int]:
+        """Have some experts of a layer read before all else; those that are away, and their numbers.
+
+        They stay once they are there. At most as many as there are slots may be demanded; the next call lets
+        them go. Visits are counted.
         """
         if self._process != os.getpid():
             raise UsageError(
@@ -157,150 +138,110 @@ class ExpertStore:
             raise UsageError("the experts' files are closed", hint="Open the engine anew.")
         assert len(experts) <= self.slots.num_slots, "what is demanded together has to fit"
         first = row * self.ledger.num_experts
-        found: dict[int, Reading] = {}
-        with self._changed:
-            self._wanted = frozenset(first + expert for expert in experts)
-            for expert in experts:
-                number = first + expert
-                if self.ledger.words[number]:
-                    continue
-                reading = self._readings.get(number)
-                if reading is None:
-                    self.meter.misses += is_visit
-                    reading = Reading(number=number, urgency=NOW, is_wish=False)
-                    self._readings[number] = reading
-                elif reading.is_wish:
-                    self.meter.late_hits += 1
-                    reading.urgency, reading.is_wish = NOW, False
-                else:
-                    # Somebody asked before and went without.
-                    self.meter.misses += 1
-                found[expert] = reading
-            if self._fault is not None:
-                self._tell_all(self._fault)
-            elif found:
-                self._changed.notify_all()
-        return found
+        for expert in experts:
+            self._errors.pop(first + expert, None)
+        self._desk.demand(first, experts, is_visit=is_visit)
+        return {expert: first + expert for expert in experts if not self.ledger.words[first + expert]}
+
+    def wait(self, numbers: Collection[int], *, timeout_s: float | None = None) -> bool:
+        """Wait until experts that were demanded are there or could not be read; whether that is in time."""
+        until = np.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left = [
+                number for number in numbers if not self.ledger.words[number] and number not in self._errors
+            ]
+            if not left:
+                return True
+            if self._is_closed:
+                for number in left:
+                    self._errors[number] = OSError(errno.ECANCELED, "the engine was closed meanwhile")
+                return True
+            if time.monotonic() >= until:
+                return False
+            self._desk.wait(left, until=until)
 
     def wish(self, wishes: Sequence[Wish]) -> None:
         """Read experts ahead, as far as there is time and room."""
-        with self._changed:
-            clock = int(self.ledger.clock[0])
-            begun = False
-            for wish in wishes:
-                number = wish.layer * self.ledger.num_experts + wish.expert
-                self._due[number] = max(self._due[number], clock + wish.passes_ahead)
-                if not self.ledger.words[number] and number not in self._readings:
-                    reading = Reading(number=number, urgency=wish.passes_ahead, is_wish=True)
-                    self._readings[number] = reading
-                    begun = True
-            if begun:
-                self._changed.notify_all()
+        if wishes:
+            self._desk.wish(
+                [(wish.layer * self.ledger.num_experts + wish.expert, wish.passes_ahead) for wish in wishes]
+            )
 
     def lend(self, row: int, expert: int) -> NDArray[np.uint8] | None:
         """An expert's bytes, in use until they are given back; None where it is away or in use already.
 
         For who reads them without compiled code, which takes experts into use by their words.
         """
-        number = row * self.ledger.num_experts + expert
-        with self._changed:
-            word = int(self.ledger.words[number])
-            if word == 0 or word & 1:
-                return None
-            self.ledger.words[number] = word | 1
-        return self.slots.block((word - self.slots.address) // self.slots.block_bytes)
+        slot = self._desk.borrow(row * self.ledger.num_experts + expert)
+        return None if slot is None else self.slots.block(slot)
 
     def give_back(self, row: int, expert: int) -> None:
         """An expert that was lent is no longer in use."""
-        with self._changed:
-            self.ledger.words[row * self.ledger.num_experts + expert] &= -2
-            self._changed.notify_all()
+        self._desk.give_back(row * self.ledger.num_experts + expert)
 
-    def check(self, readings: Iterable[Reading]) -> None:
-        """Refuse to go on where a read failed for good."""
-        for reading in readings:
-            if reading.error is not None:
-                layer, expert = self._names[reading.number]
-                cluster = self.manifest.clusters[self._places[reading.number].cluster]
-                what = reading.error.strerror or str(reading.error)
+    def check(self, numbers: Iterable[int]) -> None:
+        """Refuse to go on where a read failed for good. It is told once; the next demand has it tried."""
+        for number in numbers:
+            error = self._errors.pop(number, None)
+            if error is not None:
+                layer, expert = self._names[number]
+                cluster = self.manifest.clusters[self._places[number].cluster]
+                what = error.strerror or str(error)
                 raise DiskError(
                     f"{self.folder / cluster.file}: expert {expert} of layer {layer} could not be read in "
                     f"{TRIES} tries: {what}",
                     hint="The stream has stopped. Look at the disk, or copy the model's folder again.",
-                ) from reading.error
+                ) from error
+
+    def forget_errors(self) -> None:
+        """Whoever wants an expert next has it tried again."""
+        self._errors.clear()
 
     def settle(self) -> None:
         """Bring the meter up to what compiled code has counted."""
-        with self._changed:
-            self.meter.visits = int(self.ledger.visits.sum())
-            self._forget_visited()
-            waste = len(self._unvisited) + self._wasted
-            self.meter.wasted_reads = waste
+        meter, desk = self.meter, self._desk
+        self.note_spans()
+        meter.visits = int(self.ledger.visits.sum())
+        meter.misses += self._new(at.MISSES)
+        meter.late_hits += self._new(at.LATE_HITS)
+        meter.stalls += self._new(at.STALLS)
+        meter.stall_s += self._new(at.STALLED_NS) / 1e9
+        meter.reads = desk.count(at.READS)
+        meter.read_bytes = meter.reads * self.slots.block_bytes
+        meter.busy_s = desk.count(at.BUSY_NS) / 1e9
+        meter.dropped_wishes = desk.count(at.DROPPED)
+        meter.wasted_reads = desk.count(at.WASTED) + desk.num_unvisited
+        for row, counts in enumerate(self.ledger.decisions):
+            if counts[at.VISITED]:
+                meter.decided[row] = Foreseen(
+                    wished=int(counts[at.WISHED]), visited=int(counts[at.VISITED]), both=int(counts[at.BOTH])
+                )
+
+    def note_spans(self) -> None:
+        """Remember what went on since the last time, where somebody asked for it."""
+        if self.meter.spans is None:
+            return
+        since, self._spans_since_ns = self._spans_since_ns, time.monotonic_ns()
+        for begin, end in self._desk.reads_between(since, self._spans_since_ns):
+            self.meter.span("read", begin, end)
+        for begin, end in self._desk.stalls_since(self._told.get(-at.STALLS, 0)):
+            self.meter.span("stall", begin, end)
+        self._told[-at.STALLS] = self._desk.count(at.STALLS)
+
+    def _new(self, place: int) -> int:
+        """What one of the desk's counts has grown by since the meter was told."""
+        count = self._desk.count(place)
+        before, self._told[place] = self._told.get(place, 0), count
+        return count - before
 
     def _serve(self) -> None:
-        while True:
-            with self._changed:
-                try:
-                    taken = self._take()
-                except Exception as mistake:
-                    # Nobody may wait for a thread that has ended.
-                    self._fault = _as_failed_read(mistake)
-                    self._tell_all(self._fault)
-                    return
-                begin = time.perf_counter()
-                if taken is None:
-                    return
-                if not self._num_reading:
-                    self._busy_since = begin
-                self._num_reading += 1
-            reading, slot = taken
-            error = self._read(self._places[reading.number], slot)
-            with self._changed:
-                end = time.perf_counter()
-                self.meter.span("read", begin, end)
-                self._num_reading -= 1
-                if not self._num_reading:
-                    self.meter.busy_s += end - self._busy_since
-                self._finish(reading, slot, error)
-                self._changed.notify_all()
-
-    def _take(self) -> tuple[Reading, int] | None:
-        """The most urgent reading and a slot for it; None when the store is closed."""
-        while not self._is_closed:
-            waiting = [reading for reading in self._readings.values() if not reading.is_begun]
-            for reading in sorted(waiting, key=lambda found: found.urgency):
-                slot = self._slot_for(reading)
-                if slot is not None:
-                    reading.is_begun = True
-                    return reading, slot
-                if not reading.is_wish:
-                    break
-                del self._readings[reading.number]
-                self.meter.dropped_wishes += 1
-            self._changed.wait()
-        return None
-
-    def _slot_for(self, reading: Reading) -> int | None:
-        if self._free:
-            return self._free.pop()
-        residents = self._residents
-        residents.clock = int(self.ledger.clock[0])
-        residents.order, residents.place = self.ledger.passes_taken(self._order)
-        worth = self._worth(residents)[self._owners]
-        worth[self._owners < 0] = np.inf  # being read
-        is_due = self._due[self._owners] > residents.clock
-        worth[is_due] = np.inf if reading.is_wish else worth[is_due] + 1e12
-        for slot in np.argsort(worth, kind="stable"):
-            if worth[slot] == np.inf:
-                return None
-            number = int(self._owners[slot])
-            if number not in self._wanted and withdraw(self.ledger.words.ctypes.data + number * 8):
-                self._forget_visited()
-                self._wasted += number in self._unvisited
-                self._unvisited.discard(number)
-                self._owners[slot] = -1
-                return int(slot)
-        return None
+        """What a thread that reads does: compiled code, but for what that cannot read."""
+        while (slot := self._desk.next()) is not None:
+            number = self._desk.number_of(slot)
+            error = self._read(self._places[number], slot)
+            if error is not None:
+                self._errors[number] = error
+            self._desk.finish(slot, is_read=error is None)
 
     def _read(self, place: Place, slot: int) -> OSError | None:
         """Fill a slot; the last error where all tries failed."""
@@ -311,47 +252,15 @@ class ExpertStore:
                 self._reader.read(place, into)
             except Exception as failed:
                 error = _as_failed_read(failed)
-                with self._changed:
+                with self._counting:
                     self.meter.failed_reads += 1
-                    if self._is_closed:
-                        return error
+                if self._is_closed:
+                    return error
                 if attempt < len(PAUSES_S):
                     time.sleep(PAUSES_S[attempt])
             else:
                 return None
         return error
-
-    def _finish(self, reading: Reading, slot: int, error: OSError | None) -> None:
-        del self._readings[reading.number]
-        if error is None:
-            self.meter.reads += 1
-            self.meter.read_bytes += self.slots.block_bytes
-            self._owners[slot] = reading.number
-            self._residents.loaded[reading.number] = self.ledger.clock[0]
-            if reading.is_wish:
-                self._unvisited.add(reading.number)
-            publish(self.ledger.words.ctypes.data + reading.number * 8, self.slots.address_of(slot))
-        else:
-            reading.error = error
-            self._free.append(slot)
-        reading.done.set()
-
-    def _tell_all(self, error: OSError) -> None:
-        """Give up what nobody has begun to read, or ever will."""
-        for reading in list(self._readings.values()):
-            if self._is_closed or not reading.is_begun:
-                del self._readings[reading.number]
-                reading.error = error
-                reading.done.set()
-
-    def _forget_visited(self) -> None:
-        """What was visited since it was read was of use."""
-        visited = {
-            number
-            for number in self._unvisited
-            if self.ledger.last_visits[number] > self._residents.loaded[number]
-        }
-        self._unvisited -= visited
 
 
 def _as_failed_read(error: Exception) -> OSError:

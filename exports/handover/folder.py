@@ -3,7 +3,7 @@
 config.json               every key of ours, and the few of theirs
 model.safetensors         our tensors behind the prefix "model."
 generation_config.json    the config's `generation`, and what ends a text
-tokenizer.json            of a SentencePiece model too, whose own file lies beside it
+tokenizer.json            of a SentencePiece model too, whose own file lies beside it, and of o200k
 tokenizer_config.json     what begins, ends and pads a text
 chat_template.jinja       the model's own, or the usual one
 cluster_manifest.json     which experts lie together, where the packed model says so
@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chronos_moe.store.manifest import MANIFEST_NAME
-from configs.errors import TokenizerError, UsageError
+from configs.errors import UsageError
 from configs.inventory import Tensor, layers, tensors
 from configs.schema.model import ModelConfig
 from configs.text.template import ChatTemplate
 from configs.text.tokenizer_json import tokenizer_config_json, tokenizer_json
 from exports.handover.config_keys import file_keys
 from exports.handover.names import GENERATION_NAME, PREFIX, WEIGHTS_NAME, Form
+from exports.handover.o200k_json import o200k_json
 from exports.handover.safetensors_file import Declared, FileDtype, write_safetensors
 from exports.handover.source import Source, open_source
 from exports.words import NAMES, SIDE_NAME, Words, collect_words
@@ -69,7 +70,12 @@ def export_huggingface(
     check_free(out)
     with open_source(model) as source:
         check_layers(source.config)
-        words = collect_words(source.config, folders=source.folders, tokenizer=tokenizer, template=template)
+        words = collect_words(
+            source.config,
+            folders=source.folders,
+            tokenizer=tokenizer or source.built_in_tokenizer,
+            template=template,
+        )
         bos = None if words.tokenizer is None else words.tokenizer.bos
         beside = {
             CONFIG_NAME: _json(file_keys(source.config, form=source.form, dtype=dtype, bos=bos)),
@@ -157,10 +163,7 @@ def word_files(words: Words) -> dict[str, bytes]:
     elif tokenizer.kind == "huggingface":
         files[NAMES["huggingface"]] = files.pop(words.tokenizer_name)
     else:
-        raise TokenizerError(
-            f"the built-in tokenizer {tokenizer.kind} has no file to hand over",
-            hint="Name a tokenizer.json with the same ids: --tokenizer FILE.",
-        )
+        files[NAMES["huggingface"]] = o200k_json(tokenizer)
     files.setdefault(SIDE_NAME, tokenizer_config_json(tokenizer))
     template = _template(words)
     if template is not None:

@@ -94,7 +94,12 @@ def export_gguf(
         raise UsageError(f"{out} is there already", hint="Name a file that is not there yet.")
     with open_source(model) as source:
         config = source.config
-        words = collect_words(config, folders=source.folders, tokenizer=tokenizer, template=template)
+        words = collect_words(
+            config,
+            folders=source.folders,
+            tokenizer=tokenizer or source.built_in_tokenizer,
+            template=template,
+        )
         plan = _Plan(
             source=source,
             ternary=_OF_TERNARY[ternary],

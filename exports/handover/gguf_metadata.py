@@ -14,6 +14,7 @@ from configs.text.template import DEFAULT_TEMPLATE, ChatTemplate
 from configs.text.tokenizer import Tokenizer
 from configs.text.tokenizer_json import sentencepiece_scores
 from exports.handover.gguf_file import GgufType, Value
+from exports.handover.o200k_json import o200k_json
 from exports.words import Words
 from quant.ternary import GROUP
 from runtime.model_folder import TEMPLATE_NAME
@@ -65,11 +66,13 @@ def _words(words: Words) -> dict[str, Value]:
     tokenizer = words.tokenizer
     if tokenizer is None:
         return {}
-    made: dict[str, Value] = {}
+    made: dict[str, Value]
     if tokenizer.kind == "sentencepiece":
         made = _sentencepiece(words.files[words.tokenizer_name])
     elif tokenizer.kind == "huggingface":
         made = {"tokenizer.huggingface.json": words.files[words.tokenizer_name].decode()}
+    else:
+        made = {"tokenizer.huggingface.json": o200k_json(tokenizer).decode()}
     ids = {"bos": tokenizer.bos, "eos": tokenizer.eos, "padding": tokenizer.pad, "unknown": tokenizer.unk}
     made |= {f"tokenizer.ggml.{part}_token_id": token for part, token in ids.items() if token is not None}
     template = _template(words, tokenizer)

@@ -29,7 +29,7 @@ from quant.embedding import RowWeights, dequantize_rows
 from quant.packing import PackedRows, PackedTernary, unpack_rows, unpack_ternary
 from quant.sherry_packing import PackedSherry, unpack_sherry
 from quant.ternary import TernaryWeights, dequantize_ternary
-from runtime.model_folder import PACKED_SUFFIX, PackedModel, open_model
+from runtime.model_folder import BUILT_IN_TOKENIZER, PACKED_SUFFIX, TOKENIZER_KEY, PackedModel, open_model
 
 Held: TypeAlias = PackedTernary | PackedSherry | PackedRows | NDArray[np.float32]
 Floats: TypeAlias = NDArray[np.float32]
@@ -47,6 +47,8 @@ class Source:
     form: Form
     folders: tuple[Path, ...]
     """Where its tokenizer and its chat template may lie."""
+    built_in_tokenizer: str | None
+    """The name of its tokenizer, where that comes with a package and lies in no folder."""
     tokenizer_digest: str | None
     """Of the tokenizer that it was made with, where it says so."""
     manifest: Path | None
@@ -96,6 +98,7 @@ def _checkpoint(path: Path, stack: ExitStack) -> Source:
         config=opened.config,
         form="latent",
         folders=opened.words,
+        built_in_tokenizer=None,
         tokenizer_digest=opened.tokenizer_digest,
         manifest=None,
         floats=floats,
@@ -110,6 +113,7 @@ def _packed(path: Path) -> Source:
             f"{opened.file.path} holds routed experts alone", hint="Name the model's folder, or its weights."
         )
     held = _Held(opened)
+    is_built_in = opened.file.metadata.get(TOKENIZER_KEY) == BUILT_IN_TOKENIZER
 
     def pieces(tensor: Tensor, expert: int) -> Iterator[Piece]:
         return _unpacked(held.tensor(tensor, expert))
@@ -127,6 +131,7 @@ def _packed(path: Path) -> Source:
         config=opened.config,
         form="held",
         folders=(opened.folder,),
+        built_in_tokenizer=BUILT_IN_TOKENIZER if is_built_in else None,
         tokenizer_digest=opened.file.metadata.get("tokenizer_digest"),
         manifest=None if held.manifest is None else opened.folder / MANIFEST_NAME,
         floats=floats,

@@ -18,6 +18,7 @@ from pathlib import Path
 from configs.errors import ChimeraError, ModelError
 from configs.text.tokenizer import Tokenizer
 from configs.text.tokenizer_json import tokenizer_config_json, tokenizer_json
+from exports.handover.o200k_json import o200k_json
 from exports.onnx.contract import CONTRACT_NAME, contract, to_bytes
 from exports.onnx.data import DATA_NAME
 from exports.onnx.genai import GENAI_NAME, GRAPH_NAME, genai_config
@@ -128,7 +129,8 @@ def _words(model: PackedModel) -> tuple[dict[str, bytes], Tokenizer | None, str]
         side = path.with_name(SIDE_NAME)
         files[SIDE_NAME] = side.read_bytes() if side.is_file() else tokenizer_config_json(tokenizer)
     else:
-        refusal = f"its tokenizer is {tokenizer.kind}, which comes with its own package"
+        files[TOKENIZER_NAME] = o200k_json(tokenizer)
+        files[SIDE_NAME] = tokenizer_config_json(tokenizer)
     files[TEMPLATE_NAME] = model.template(tokenizer).source.encode()
     return files, tokenizer, refusal
 

@@ -25,7 +25,7 @@ CODES = 4
 """Codes of a byte."""
 WHOLE = 1 << 16
 """The length of a step that takes all candidates."""
-DEFAULT_SPREAD = 256
+DEFAULT_SPREAD = 1024
 MOST_SPREAD = 1 << 31
 
 MOST_WAITING = 64

@@ -109,7 +109,7 @@ def _with_borders(values: NDArray[np.int16], places: NDArray[np.int32]) -> NDArr
     return found
 
 
-def check_lengths(step: int, lengths: Sequence[float], *, longest: int) -> None:
+def check_lengths(step: int, lengths: Sequence[float], *, longest: float) -> None:
     """Refuse a step that goes further than any run lets it, so that its log was made by something else."""
     far = [length for length in lengths if not abs(length) <= longest]
     if far:

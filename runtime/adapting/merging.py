@@ -14,7 +14,8 @@ from quant.adapter import SUFFIX, read_adapter
 from quant.adapter_log import write_adapter
 from quant.container_writer import B158Writer
 from quant.whole_folder import check_free, errors_named, whole_folder
-from runtime.adapting.state import STATE
+from runtime.adapting.state import STATE, begin_learnt
+from runtime.building.states import state_layout
 from runtime.building.tensors import Tensors
 from runtime.model_folder import (
     ADAPTERS_NAME,
@@ -34,7 +35,9 @@ SIDE_NAME = "tokenizer_config.json"
 def apply(folder: Path, paths: Sequence[Path]) -> list[Path]:
     """Put adapters into a model's folder, behind those that it has; they fit it, or nothing is done."""
     _check_folder(folder)
-    open_model(folder, adapters=paths).file.close()
+    model = open_model(folder, adapters=paths)
+    # Weights have learnt already; what streams begin with is played when an engine is built, and here.
+    begin_learnt(state_layout(model.config, Tensors(model)), model.adapters)
     here, first = folder / ADAPTERS_NAME, _next_number(folder)
     targets = [here / f"{number:03d}-{path.stem}{SUFFIX}" for number, path in enumerate(paths, start=first)]
     _check_order(own_adapters(folder), targets)

@@ -27,30 +27,35 @@ OF_WEIGHTS: dict[str, _OfWeights] = {"scales": Scales, "codes": Codes}
 def check_adapters(adapters: Sequence[Adapter], *, base: str) -> None:
     """Refuse adapters that were learnt on another model, or on top of others than those before them."""
     for number, adapter in enumerate(adapters):
-        header = adapter.header
-        if header.method not in (*OF_WEIGHTS, STATE):
-            raise AdapterError(
-                f"{adapter.path} was learnt by the method {header.method!r}, which moves no packed weights; "
-                f"those that do are {', '.join((*OF_WEIGHTS, STATE))}",
-                hint="Make the model that was learnt by `chimera adapter merge`, and run that."
-                if header.method == "mezo"
-                else "Read it with the version of Chimera that wrote it.",
-            )
-        if header.base != base:
-            raise other_base(adapter.path, header.base, base)
-        before = tuple(other.digest for other in adapters[:number])
-        if adapter.digest in before:
-            raise AdapterError(
-                f"{adapter.path} is the same adapter as {adapters[before.index(adapter.digest)].path}, which "
-                "the model has already",
-                hint="Name each adapter once.",
-            )
-        if header.beneath and header.beneath != before:
-            raise AdapterError(
-                f"{adapter.path} was learnt on top of {_named(header.beneath)}, and before it come "
-                f"{_named(before)}",
-                hint="Name the adapters that it was learnt with, in their order, and it behind them.",
-            )
+        check_adapter(adapter, base=base, before=adapters[:number])
+
+
+def check_adapter(adapter: Adapter, *, base: str, before: Sequence[Adapter]) -> None:
+    """Refuse an adapter that a model with those before it cannot have."""
+    header = adapter.header
+    if header.method not in (*OF_WEIGHTS, STATE):
+        raise AdapterError(
+            f"{adapter.path} was learnt by the method {header.method!r}, which moves no packed weights; "
+            f"those that do are {', '.join((*OF_WEIGHTS, STATE))}",
+            hint="Make the model that was learnt by `chimera adapter merge`, and run that."
+            if header.method == "mezo"
+            else "Read it with the version of Chimera that wrote it.",
+        )
+    if header.base != base:
+        raise other_base(adapter.path, header.base, base)
+    digests = tuple(other.digest for other in before)
+    if adapter.digest in digests:
+        raise AdapterError(
+            f"{adapter.path} is the same adapter as {before[digests.index(adapter.digest)].path}, which "
+            "the model has already",
+            hint="Name each adapter once.",
+        )
+    if header.beneath and header.beneath != digests:
+        raise AdapterError(
+            f"{adapter.path} was learnt on top of {_named(header.beneath)}, and before it come "
+            f"{_named(digests)}",
+            hint="Name the adapters that it was learnt with, in their order, and it behind them.",
+        )
 
 
 def learn_weights(file: B158File, adapters: Sequence[Adapter]) -> None:

@@ -16,6 +16,7 @@ from quant.adapter import Setting
 from quant.container import B158File
 from quant.container_format import GROUPED
 from runtime.adapting.drift import UNIT, UNIT_BITS, Drift, look_length
+from runtime.adapting.learnt import number_told
 
 LARGEST = np.float32(65504)
 DEFAULT_EPSILON = 0.02
@@ -25,7 +26,7 @@ class Scales:
     """The scales of all ternary matrices of a file whose map is this process's own."""
 
     def __init__(self, file: B158File, *, seed: int, settings: Mapping[str, Setting]) -> None:
-        self._epsilon = look_length(float(settings["epsilon"]))
+        self._epsilon = look_length(number_told(settings, "epsilon"))
         self._scales = [_scales_of(file, name) for name in grouped_names(file)]
         self._base = [scales.copy() for scales in self._scales]
         self._drift = Drift([scales.size for scales in self._scales], seed=seed)

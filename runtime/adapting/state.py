@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from configs.errors import AdapterError
 from quant.adapter import Adapter, Setting
 from runtime.adapting.drift import UNIT_BITS, Drift, look_length
-from runtime.adapting.learnt import made_of, replay
+from runtime.adapting.learnt import made_of, number_told, replay
 from runtime.arena import StateLayout
 
 STATE = "state"
 """The method whose adapters change no weight."""
 MEMORY, LOG_SCALE = "memory", "log_scale"
 DEFAULT_EPSILON = 0.05
+MOST_EXPONENT = 24
+"""Of a memory's numbers, to both sides: squares of products of such ones can still be held."""
 Floats = NDArray[np.float32]
 Place = tuple[int, int]
 """A layer and a round."""
@@ -31,7 +33,7 @@ class BeginState:
     """The beginnings of an engine's streams."""
 
     def __init__(self, layout: StateLayout, *, seed: int, settings: Mapping[str, Setting]) -> None:
-        self._epsilon = look_length(float(settings["epsilon"]))
+        self._epsilon = look_length(number_told(settings, "epsilon"))
         self._exponents = exponents_of(str(settings["exponents"]))
         unknown = self._exponents.keys() - set(memories(layout))
         if unknown:
@@ -97,8 +99,11 @@ def exponents_of(words: str) -> dict[Place, int]:
             found[int(layer), int(number)] = int(exponent)
         except ValueError:
             raise AdapterError(f"an adapter of a state says {word[:40]!r} of a memory") from None
-        if not -100 <= found[int(layer), int(number)] <= 100:
-            raise AdapterError(f"an adapter of a state says {word[:40]!r} of a memory")
+        if abs(found[int(layer), int(number)]) > MOST_EXPONENT:
+            raise AdapterError(
+                f"an adapter of a state says {word[:40]!r} of a memory; exponents of at most {MOST_EXPONENT} "
+                "are what a run writes"
+            )
     return dict(sorted(found.items()))
 
 

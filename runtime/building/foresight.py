@@ -17,6 +17,7 @@ from quant.native import KernelsOf
 from runtime.building import steps
 from runtime.building.plan import Chosen, Plan, Stream
 from runtime.building.products import add
+from runtime.building.shelf import Shelf
 from runtime.building.tensors import Floats
 from runtime.program import TOKENS, Count, Step
 
@@ -75,26 +76,33 @@ def add_lookahead(plan: Plan, stream: Stream, *, count: Count) -> None:
     plan.program.together(count, silu)
     plan.program.together(count, steps.dense(hidden, weight=out, y=scores))
     plan.program.together(count, join)
-    _announce(plan, count=count, begins=True)
+    _announce(plan, count=count)
 
 
 def tell_certain(plan: Plan, decided: Sequence[Chosen], *, count: Count) -> None:
     """Say of layers whose experts are decided which they are."""
     if not foresees(plan):
         return
-    moe, foresight = plan.config.backbone.moe, foresight_of(plan)
+    moe, foresight, shelf = plan.config.backbone.moe, foresight_of(plan), plan.tensors.shelf
     told = list[Step]()
+    on_disk: steps.Table = {} if shelf is None else _asking(shelf)
     for chosen in decided:
+        row = moe.layers.index(chosen.layer)
         arguments: steps.Table = {
+            **on_disk,
+            at.ROW: row,
+            at.DECISIONS: 0 if shelf is None else shelf.ledger.decisions[row].ctypes.data,
             at.CHOSEN: chosen.experts_TA.ctypes.data,
             at.NUM_CHOSEN: moe.num_experts_per_tok,
             at.NUM_EXPERTS: moe.n_routed_experts,
             at.NUM_TOKENS: TOKENS,
-            at.Y: foresight[0, moe.layers.index(chosen.layer)].ctypes.data,
+            at.Y: foresight[0, row].ctypes.data,
         }
         told.append(Step(kernel=kernels.certain, arguments=arguments, num_places=at.NUM_PLACES, units=1))
     plan.program.together(count, *told)
-    _announce(plan, count=count, begins=False)
+    if shelf is not None:
+        order = Step(kernel=kernels.order, arguments=on_disk, num_places=at.NUM_PLACES, units=1)
+        plan.program.together(count, order)
 
 
 def by_steps(out: Floats, plan: Plan) -> Floats:
@@ -104,14 +112,25 @@ def by_steps(out: Floats, plan: Plan) -> Floats:
     return np.ascontiguousarray(by_layer.swapaxes(0, 1)).reshape(out.shape)
 
 
-def _announce(plan: Plan, *, count: Count, begins: bool) -> None:
-    """Wake who reads experts ahead; `begins` where no pass of the call has begun."""
+def _asking(shelf: Shelf) -> steps.Table:
+    """By which compiled code asks for what is decided."""
+    ledger = shelf.ledger
+    return {
+        at.HEEDED: ledger.address_of_heeded("decisions"),
+        at.DESK: ledger.desk.ctypes.data,
+        at.MISSING: ledger.missing.ctypes.data,
+    }
+
+
+def _announce(plan: Plan, *, count: Count) -> None:
+    """Wake who reads by guesses. No pass of the call has begun."""
     shelf = plan.tensors.shelf
     if shelf is None:
         return
     arguments: steps.Table = {
         at.NEWS: shelf.ledger.news.ctypes.data,
-        at.PLACE: shelf.ledger.place.ctypes.data if begins else 0,
+        at.HEEDED: shelf.ledger.address_of_heeded("guesses"),
+        at.PLACE: shelf.ledger.place.ctypes.data,
     }
     plan.program.together(
         count, Step(kernel=kernels.announce, arguments=arguments, num_places=at.NUM_PLACES, units=1)

@@ -13,7 +13,7 @@ from quant.whole_folder import check_free
 from runtime.adapting.merging import apply, check_base, merge, undo
 from runtime.cli.compiling import compiling_told
 from runtime.cli.learning import shown, told
-from runtime.cli.tables import plain, say, size
+from runtime.cli.tables import of, plain, say, size
 from runtime.finetune.method import is_of_latents, load_latent_method
 from runtime.model_folder import open_model
 
@@ -88,7 +88,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     """An adapter for people."""
     settings = ", ".join(f"{name} {_short(value)}" for name, value in sorted(report["settings"].items()))
     lines = [
-        f"{plain(report['file'])}: {plain(report['method'])}, {report['steps']} steps, "
+        f"{plain(report['file'])}: {plain(report['method'])}, {of(report['steps'], 'step')}, "
         f"{size(report['file_bytes'])}",
         f"  digest    {report['digest'][:SHOWN]}…",
         f"  base      {plain(report['base'])[:SHOWN]}…",
@@ -102,7 +102,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if report["looks"]:
         first, last = report["looks"][0], report["looks"][-1]
         looks = f"{shown(first['loss'])} > {shown(last['loss'])}"
-        lines.append(f"  looked at {looks} in {len(report['looks'])} looks")
+        lines.append(f"  looked at {looks} in {of(len(report['looks']), 'look')}")
         if last["score"] is not None:
             lines.append(f"  score     {shown(first['score'])} > {shown(last['score'])}")
     if report["torn_bytes"]:

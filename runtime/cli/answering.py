@@ -20,9 +20,11 @@ from runtime.cli.choices import (
     system_from,
 )
 from runtime.cli.compiling import compiling_told
+from runtime.cli.experts_numbers import tell_ahead_ended
 from runtime.cli.experts_options import experts_from
 from runtime.cli.opening import model_path
 from runtime.cli.out import interrupted_late, interruptible
+from runtime.cli.tables import of
 from runtime.cli.wholeness import check_files
 from runtime.engine import SLICE_TOKENS, Engine
 from runtime.model_folder import PackedModel, open_model, template_digest
@@ -85,6 +87,7 @@ def answer_file(args: argparse.Namespace) -> int:
                 progress=progress,
             )
         _tell(args, tally, answers, seconds=perf_counter() - started)
+        tell_ahead_ended(engine)
     if met:
         return EXIT_INTERRUPTED
     return EXIT_FAILED if tally.num_failed else EXIT_DONE
@@ -169,7 +172,7 @@ def _tell(args: argparse.Namespace, tally: Tally, answers: Path, *, seconds: flo
     before = f" ({tally.num_found:,} were there)" if tally.num_found else ""
     failed = f", {tally.num_failed:,} failed" if tally.num_failed else ""
     print(
-        f"{tally.num_answered:,} answers{before}{failed}: "
-        f"{tally.answer_tokens:,} tokens, {rate:,.0f} a second",
+        f"{of(tally.num_answered, 'answer')}{before}{failed}: "
+        f"{of(tally.answer_tokens, 'token')}, {rate:,.0f} a second",
         file=sys.stderr,
     )

@@ -1,8 +1,10 @@
 """What `--stats` tells of experts on disk."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+from runtime.cli.tables import plain
 from runtime.engine import Engine
 
 
@@ -27,6 +29,21 @@ def experts_numbers(engine: Engine) -> dict[str, float | int | None]:
         "experts_stall_ms_a_token": round(report["stall_ms_a_token"], 2),
         **_recalls(report),
     }
+
+
+def ahead_ended(engine: Engine) -> list[str]:
+    """A line for a reader, where nothing is read ahead any more because a predictor failed."""
+    error = None if engine.experts is None else engine.experts.ahead_error
+    if error is None:
+        return []
+    told = f"{type(error).__name__}: {error}"
+    return [f"experts are no longer read ahead, which changes no text but takes longer: {told}"]
+
+
+def tell_ahead_ended(engine: Engine) -> None:
+    """Say so on stderr, when a command is over."""
+    for line in ahead_ended(engine):
+        print(f"chimera: {plain(line)}", file=sys.stderr)
 
 
 def _recalls(report: Mapping[str, Any]) -> dict[str, float]:

@@ -12,8 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="CONFIG|FILE",
-        help="a preset, a config.json, a folder that holds one, or a packed .b158 file; a preset's name wins "
-        "over a file of that name, which is then written ./NAME",
+        help="a preset, a config.json, a packed .b158 file, or a model's folder, whose adapters are listed "
+        "too; a preset's name wins over a file of that name, which is then written ./NAME",
     )
     parser.add_argument(
         "--verify",

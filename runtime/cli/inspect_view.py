@@ -29,7 +29,8 @@ KIND_STYLES = {
     "titans_mac": "magenta",
     "tsp_span_knot": "yellow",
 }
-VERDICT_STYLES = {"holds": "green", "differs": "red", "missing": "red"}
+SHOWN_OF_DIGEST = 16
+VERDICT_STYLES = {"holds": "green", "differs": "red", "missing": "red", "refused": "red"}
 ASCII_FORMS = str.maketrans(
     {"×": "x", "·": ".", "◆": "#", "╰": "\\", "╯": "/", "─": "-", "–": "-", "→": ">", "…": "~"}
 )
@@ -53,6 +54,7 @@ def print_report(report: Report) -> None:
         _print_stream(console, report)
         _print_claims(console, report["claims"])
         _print_files(console, report["files"])
+        _print_adapters(console, report.get("adapters", []))
         _print_inert(console, report["inert"])
     text = captured.get()
     encoding = sys.stdout.encoding or "utf-8"
@@ -63,7 +65,11 @@ def print_report(report: Report) -> None:
 
 def _print_file(console: Console, file: Report) -> None:
     _say(console, Text(f"{_plain(file['path'])}  {_size(file['file_bytes'])}", style="bold"))
-    _say(console, f"  format version {file['format_version']}, digest {file['digest'][:16]}, {file['holds']}")
+    _say(
+        console,
+        f"  format version {file['format_version']}, digest {file['digest'][:SHOWN_OF_DIGEST]}, "
+        f"{file['holds']}",
+    )
     rows = [(kind, f"{row['count']:,}", _size(row["bytes"])) for kind, row in file["kinds"].items()]
     _print_table(console, ("<tensors", "number", "bytes"), rows)
     if file["verified"]:
@@ -234,6 +240,26 @@ def _print_files(console: Console, files: list[Report]) -> None:
         for file in files
     ]
     _print_table(console, ("<file", "<name", "computed", "found", "<verdict"), rows)
+    _say(console)
+
+
+def _print_adapters(console: Console, adapters: list[Report]) -> None:
+    """What was learnt since, in the order in which it is applied."""
+    if not adapters:
+        return
+    rows = [
+        (
+            _plain(adapter["file"], longest=LONGEST_NAME),
+            _plain(adapter["method"] or "", longest=LONGEST_NAME),
+            "" if adapter["steps"] is None else f"{adapter['steps']:,}",
+            _size(adapter["bytes"]),
+            _plain(adapter["base"] or "")[:SHOWN_OF_DIGEST],
+            Text(adapter["verdict"], style=VERDICT_STYLES.get(adapter["verdict"], "dim")),
+        )
+        for adapter in adapters
+    ]
+    header = ("<adapter", "<method", "steps", "bytes", "<learnt on", "<verdict")
+    _print_table(console, header, rows, notes=[_plain(adapter["note"]) for adapter in adapters])
     _say(console)
 
 

@@ -17,10 +17,11 @@ from configs.text.records import OnError
 from quant.adapter import SUFFIX, Adapter, read_adapter
 from quant.adapter_log import check_free
 from quant.pool import check_threads
+from runtime.adapting.learnt import told_by
 from runtime.cli.compiling import compiling_told
 from runtime.cli.finetune import DEFAULT_METHOD
 from runtime.cli.opening import model_path
-from runtime.cli.tables import plain, say, size
+from runtime.cli.tables import of, plain, say, size
 from runtime.finetune.items import Words, parted, read_data
 from runtime.finetune.method import (
     Exchange,
@@ -52,7 +53,7 @@ def learn(args: argparse.Namespace) -> int:
     name = _method_name(args, before)
     on_error: OnError = "skip" if args.skip_bad else "stop"
     with compiling_told():
-        method = load_method(name).prepare(options)
+        method = _prepared(name, options, before)
     try:
         task = _task(args, method, seed=options.seed, scorer=scorer, on_error=on_error)
         exchange = None
@@ -71,14 +72,16 @@ def learn(args: argparse.Namespace) -> int:
 
 def _checked_path(args: argparse.Namespace) -> Path:
     """Where the log is; what cannot work with any model is refused."""
-    if (args.out is None) == (args.resume is None):
+    logs: list[Path] = [one for one in (args.out, args.resume) if one is not None]
+    if len(logs) != 1:
         raise UsageError(
-            "one of --out, for a new adapter, and --resume, for one to go on with, is needed",
+            f"{'both' if logs else 'neither'} of --out, for a new adapter, and --resume, for one to go on "
+            "with; one of them is needed",
             hint=f"As in: chimera finetune --data answers.jsonl --out answers{SUFFIX}",
         )
     if args.data is None:
         raise UsageError("there is no data", hint="Add --data FILE.")
-    path: Path = args.resume or args.out
+    path = logs[0]
     if args.workers is not None:
         check_place(args.workers, os.environ)
     if args.workers == TORCHRUN:
@@ -111,7 +114,7 @@ def _checked_path(args: argparse.Namespace) -> Path:
 
 def _settings(args: argparse.Namespace, before: Adapter | None) -> RunSettings:
     if before is not None:
-        return settings_of(before.header, steps=args.steps)
+        return settings_of(before, steps=args.steps)
     given = {field.name: getattr(args, field.name, None) for field in fields(RunSettings)}
     return RunSettings(**{name: value for name, value in given.items() if value is not None})
 
@@ -146,13 +149,19 @@ def _options(args: argparse.Namespace, before: Adapter | None) -> MethodOptions:
 
 def _own_options(before: Adapter) -> OwnOptions:
     """The part that is the method's own, as a log says it."""
-    header = before.header
+    with told_by(before):
+        return load_method(before.header.method).options_of(before.header.settings)
+
+
+def _prepared(name: str, options: MethodOptions, before: Adapter | None) -> Method:
+    """The method with its model. What is wrong with options that a log says is wrong with the log."""
     try:
-        return load_method(header.method).options_of(header.settings)
-    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        return load_method(name).prepare(options)
+    except UsageError as error:
+        if before is None:
+            raise
         raise AdapterError(
-            f"{before.path} lacks a setting of the method {header.method}: {error}",
-            hint="Read it with the version of Chimera that wrote it.",
+            f"{before.path} cannot be gone on with: {error.message}", hint=error.hint
         ) from error
 
 
@@ -172,7 +181,8 @@ def _task(
     if args.patience and not validation:
         raise DataError("--patience looks at validation data, and there is none", hint="Add --val FILE.")
     if skipped:
-        print(f"chimera: {skipped} bad records were left out", file=sys.stderr)
+        were = "was" if skipped == 1 else "were"
+        print(f"chimera: {of(skipped, 'bad record')} {were} left out", file=sys.stderr)
     # Which part of the data is learnt from is a part of what it is.
     words_of_data = f"{data.digest} {len(items)}".encode()
     return Task(
@@ -226,7 +236,7 @@ def _tell(args: argparse.Namespace, adapter: Adapter) -> None:
         json.dump(report | {"peak_bytes": peak_bytes()}, sys.stdout, indent=2, allow_nan=False)
         print()
         return
-    lines = [f"{plain(str(adapter.path))}: {report['steps']} steps, {size(report['file_bytes'])}"]
+    lines = [f"{plain(str(adapter.path))}: {of(report['steps'], 'step')}, {size(report['file_bytes'])}"]
     if report["steps"]:
         lines.append(f"loss        {shown(report['first_loss'])} > {shown(report['last_loss'])}")
     looks = report["looks"]

@@ -8,7 +8,7 @@ of the last call.
 import numpy as np
 
 from runtime.cli.alarms import Alarm, alarms, busiest_over_mean
-from runtime.cli.experts_numbers import experts_numbers
+from runtime.cli.experts_numbers import ahead_ended, experts_numbers
 from runtime.cli.opening import Opened
 from runtime.gates import gate_means
 from runtime.state import State
@@ -87,7 +87,7 @@ def spoken(talk: Opened) -> str:
         for name, value in found.items()
         if value is not None
     ]
-    return "\n".join([*lines, *map(str, raised(talk))])
+    return "\n".join([*lines, *map(str, raised(talk)), *ahead_ended(talk.engine)])
 
 
 def _ms(seconds: float) -> float:

@@ -12,6 +12,7 @@ from configs.text.tokenizer import Tokenizer
 from runtime.cli.branches import MOST_BYTES, Branches
 from runtime.cli.choices import limits_from, rounds_from, settings_from, system_from
 from runtime.cli.compiling import compiling_told
+from runtime.cli.experts_numbers import tell_ahead_ended
 from runtime.cli.experts_options import experts_from
 from runtime.cli.out import interrupted_late
 from runtime.cli.room import kept_bytes, limit_of, screen_use
@@ -56,6 +57,7 @@ def opened(args: argparse.Namespace, *, prompt_characters: int = 0) -> Generator
 
                 begin_saved(here, args)
         yield here
+        tell_ahead_ended(here.engine)
 
 
 def _begun(

@@ -44,6 +44,11 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.0f} B"
 
 
+def of(number: int, word: str) -> str:
+    """So many of something."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
 def rate(per_second: float | None) -> str:
     """Something a second; nothing where it is not known."""
     if per_second is None:

@@ -1,9 +1,10 @@
 """What is done where a program stops because an expert is not in memory.
 
 Compiled code goes through a whole call as long as all experts that it visits are there, which costs a few
-instructions for each. Else it stops behind the pass's choice, and here the missing ones are read: those that
-are there need not wait for the others where not all fit at once, so a pass of many tokens goes in waves, each
-as large as the budget. Which wave an expert comes in changes no bit, as tokens meet their experts one by one.
+instructions for each; under `strict` it also waits a while for those of one token. Else it stops behind the
+pass's choice, and here the missing ones are read: those that are there need not wait for the others. Where
+not all fit at once, a pass of many tokens goes in waves, each as large as the budget. Which wave an expert
+comes in changes no bit, as tokens meet their experts one by one.
 
 `strict` waits for every expert. `soft` lets the shared expert stand in for what is away, and has that read
 meanwhile. `deadline` waits as long as a token may, and goes on as `soft` does. A read for which nobody waited
@@ -15,40 +16,31 @@ from collections.abc import Callable
 
 import numpy as np
 
-from chronos_moe.store.librarian import Librarian
 from chronos_moe.store.predictors import Wish
-from chronos_moe.store.store import ExpertStore, Reading
+from chronos_moe.store.store import ExpertStore
 from quant.pool import Pool
 from runtime.building.shelf import Pass, Shelf
 from runtime.experts.asked import ExpertsAsked
 from runtime.program import Program
 
-_TURN_S = 0.2
-"""A wait looks up so often, so that an interrupt is noticed where the system does not break it."""
-
 
 class Conductor:
     """Runs the jobs of a program that may stop."""
 
-    def __init__(
-        self, shelf: Shelf, store: ExpertStore, librarian: Librarian | None, *, asked: ExpertsAsked
-    ) -> None:
-        self._shelf, self._store, self._librarian, self._asked = shelf, store, librarian, asked
+    def __init__(self, shelf: Shelf, store: ExpertStore, *, asked: ExpertsAsked) -> None:
+        self._shelf, self._store, self._asked = shelf, store, asked
         self._stood_in: Pass | None = None
-        self._unwaited: dict[int, Reading] = {}
-        """Readings of experts, by number, that others stood in for."""
         self._has_run = False
         self._left_s = 0.0
-        self._interrupt: KeyboardInterrupt | None = None
+        if asked.on_miss == "strict":
+            store.let_compute_wait()
 
-    def run(
-        self, pool: Pool, program: Program, *, num_tokens: int, with_tail: bool
-    ) -> KeyboardInterrupt | None:
-        """A whole call. An interrupt waits for its end and is given back; other errors end it where it is."""
+    def run(self, pool: Pool, program: Program, *, num_tokens: int, with_tail: bool) -> None:
+        """A whole call. An error, and whatever else is raised meanwhile, ends it where it is."""
         stop, meter = self._shelf.ledger.stop, self._store.meter
         self._left_s = num_tokens * (self._asked.deadline_ms or 0.0) / 1e3
         meter.tokens += num_tokens
-        self._interrupt, self._has_run = None, False
+        self._has_run = False
         job = program.job_with_tail if with_tail else program.job
         while True:
             begin = time.perf_counter()
@@ -60,6 +52,7 @@ class Conductor:
                 raise
             self._has_run = True
             meter.span("compute", begin, time.perf_counter())
+            self._store.note_spans()
             self._come_back()
             if not stop[0]:
                 break
@@ -67,16 +60,13 @@ class Conductor:
             stop[0] = 0
             self._serve(stopped, lambda one: self._run_wave(pool, program, one))
             job = program.part(stopped.hold, with_tail=with_tail)
-        if self._librarian is not None and self._librarian.error is not None:
-            raise self._librarian.error
-        return self._interrupt
 
     def abandon(self) -> bool:
         """After an error: nothing is in use, and the next call begins anew. Gives whether anything ran."""
         ledger = self._shelf.ledger
         ledger.stop[0] = 0
         self._come_back()
-        self._unwaited.clear()
+        self._store.forget_errors()
         self._let_go(np.flatnonzero(ledger.words & 1).tolist())
         return self._has_run
 
@@ -92,12 +82,14 @@ class Conductor:
 
     def _serve_whole(self, stopped: Pass, visited: list[int], run_wave: Callable[[Pass], None]) -> None:
         """What is there is run while the others are read."""
-        readings = self._store.demand(stopped.row, visited)
-        there = [expert for expert in visited if expert not in readings]
-        if there and readings:
+        # Compiled code has counted them as visits where it waited for them, in vain.
+        is_counted = bool(self._shelf.ledger.is_patient[0]) and len(visited) <= self._shelf.num_chosen
+        away = self._store.demand(stopped.row, visited, is_visit=not is_counted)
+        there = [expert for expert in visited if expert not in away]
+        if there and away:
             self._run_some(stopped, there, run_wave)
-            _visit(stopped, list(readings))
-        self._wait_for(readings)
+            _visit(stopped, list(away))
+        self._wait_for(away)
 
     def _serve_waves(self, stopped: Pass, visited: list[int], run_wave: Callable[[Pass], None]) -> None:
         """As many as half of the room holds are run while the next are read."""
@@ -126,63 +118,38 @@ class Conductor:
         self._store.meter.span("compute", begin, time.perf_counter())
         assert not self._shelf.ledger.stop[0], "what was brought is there"
 
-    def _wait_for(self, readings: dict[int, Reading]) -> None:
+    def _wait_for(self, away: dict[int, int]) -> None:
         """Wait for experts, however long it takes."""
         begin = time.perf_counter()
-        for reading in readings.values():
-            while True:
-                try:
-                    if reading.done.wait(_TURN_S):
-                        break
-                except KeyboardInterrupt as error:
-                    # A token that were left half-way would leave its stream's state so.
-                    self._interrupt = error
-        self._stalled(begin, readings)
-        self._store.check(readings.values())
+        self._store.wait(away.values())
+        self._stalled(begin, away)
+        self._store.check(away.values())
 
     def _serve_soft(self, stopped: Pass, visited: list[int]) -> None:
         """Take what is there, or comes in time; the shared expert stands in for the others."""
         visited.sort(key=lambda expert: not self._store.is_there(stopped.row, expert))
         asked = visited[: self._store.slots.num_slots]
-        self._check_unwaited(stopped, visited)
+        first = stopped.row * self._shelf.ledger.num_experts
+        # Others may have stood in for them before, and nobody was told why they did not come.
+        self._store.check(first + expert for expert in visited)
         begin = time.perf_counter()
-        readings = self._store.demand(stopped.row, asked)
+        away = self._store.demand(stopped.row, asked)
         if self._left_s > 0:
-            self._wait_until(begin + self._left_s, readings)
-            self._stalled(begin, readings)
+            self._store.wait(away.values(), timeout_s=self._left_s)
+            self._stalled(begin, away)
             self._left_s -= time.perf_counter() - begin
-        self._store.check(readings.values())
-        self._unwaited.update({reading.number: reading for reading in readings.values()})
+        self._store.check(away.values())
         here = [expert for expert in asked if self._store.is_there(stopped.row, expert)]
-        away = [expert for expert in visited if expert not in here]
+        missed = [expert for expert in visited if expert not in here]
         _visit(stopped, here)
-        stopped.away_E[away] = 1
+        stopped.away_E[missed] = 1
         self._stood_in = stopped
-        self._store.meter.stand_ins += len(away)
+        self._store.meter.stand_ins += len(missed)
         self._store.meter.misses += len(visited) - len(asked)
 
-    def _check_unwaited(self, stopped: Pass, visited: list[int]) -> None:
-        """Refuse to go on where an expert of these was asked for before, and could not be read."""
-        first = stopped.row * self._shelf.ledger.num_experts
-        for expert in visited:
-            reading = self._unwaited.get(first + expert)
-            if reading is not None and reading.done.is_set():
-                del self._unwaited[first + expert]
-                self._store.check([reading])
-
-    def _wait_until(self, end: float, readings: dict[int, Reading]) -> None:
-        for reading in readings.values():
-            try:
-                left = end - time.perf_counter()
-                if left <= 0 or not reading.done.wait(left):
-                    return
-            except KeyboardInterrupt as error:
-                self._interrupt = error
-                return
-
-    def _stalled(self, begin: float, readings: dict[int, Reading]) -> None:
+    def _stalled(self, begin: float, away: dict[int, int]) -> None:
         end = time.perf_counter()
-        if readings:
+        if away:
             self._store.meter.stalls += 1
             self._store.meter.stall_s += end - begin
             self._store.meter.span("stall", begin, end)

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from chronos_moe.store.choice import ReadingChoice, best_reading
-from chronos_moe.store.librarian import Librarian
+from chronos_moe.store.librarian import Librarian, heeded_by
 from chronos_moe.store.meter import Meter
 from chronos_moe.store.pages import MappedExperts
-from chronos_moe.store.predictors import PREDICTORS, Clusters, Floats, Foresight, Predictor
+from chronos_moe.store.predictors import PREDICTORS, Clusters, Decided, Floats, Foresight, Predictor
 from chronos_moe.store.reading import open_reader
 from chronos_moe.store.store import ExpertStore, check_budget
 from quant.pool import Pool
@@ -17,6 +17,7 @@ from runtime.building.shelf import Shelf
 from runtime.building.tensors import Tensors
 from runtime.experts.asked import ExpertsAsked
 from runtime.experts.conductor import Conductor
+from runtime.interrupts import held_back
 from runtime.program import Program
 from runtime.state import State
 from runtime.system import memory
@@ -74,6 +75,8 @@ class OpenExperts:
         )
         predictor = _predictor(asked, foresight, clusters=manifest.by_rows(shelf.layers))
         if predictor is not None:
+            shelf.ledger.heed(*heeded_by(predictor))
+        if predictor is not None and not isinstance(predictor, Decided):
             self._librarian = Librarian(
                 self._store,
                 predictor,
@@ -82,7 +85,7 @@ class OpenExperts:
                 foresight=foresight,
             )
             self._librarian.start()
-        self._conductor = Conductor(shelf, self._store, self._librarian, asked=asked)
+        self._conductor = Conductor(shelf, self._store, asked=asked)
 
     @property
     def num_bytes(self) -> int:
@@ -97,34 +100,47 @@ class OpenExperts:
     def run(
         self, pool: Pool, program: Program, *, num_tokens: int, with_tail: bool, states: Sequence[State]
     ) -> None:
-        """A whole call of a program. What breaks it off half-way leaves states that nobody may go on with."""
+        """A whole call of a program. What breaks it off half-way leaves states that nobody may go on with.
+
+        An interrupt waits for its end, unless it has waited long for experts and comes again.
+        """
         if self._conductor is None:
             pool.run(program.job_with_tail if with_tail else program.job)
             self.meter.tokens += num_tokens
             return
-        try:
-            interrupt = self._conductor.run(pool, program, num_tokens=num_tokens, with_tail=with_tail)
-        except BaseException:
-            if self._conductor.abandon():
-                for state in states:
-                    state.is_broken_off = True
-            raise
-        if interrupt is not None:
-            raise interrupt
+        before = [state.position for state in states]
+        with held_back():
+            # Said before and taken back behind it: wherever it is broken off, nobody takes half for whole.
+            for state in states:
+                state.is_broken_off = True
+            has_run = True
+            try:
+                self._conductor.run(pool, program, num_tokens=num_tokens, with_tail=with_tail)
+            except BaseException:
+                has_run = self._conductor.abandon()
+                raise
+            finally:
+                for state, position in zip(states, before, strict=True):
+                    # The position moves behind all layers, so who has moved has read whole tokens.
+                    state.is_broken_off = has_run and state.position == position
+
+    @property
+    def ahead_error(self) -> BaseException | None:
+        """Why nothing is read ahead any more, where a predictor failed; texts go on, and wait more often."""
+        return None if self._librarian is None else self._librarian.error
 
     def load_all(self) -> None:
         """Have every expert in memory; for a store that has room for all."""
         if self._store is None:
             return
         rows, experts = self._shelf.ledger.num_layers, range(self._shelf.ledger.num_experts)
-        readings = [
-            reading
+        numbers = [
+            number
             for row in range(rows)
-            for reading in self._store.demand(row, experts, is_visit=False).values()
+            for number in self._store.demand(row, experts, is_visit=False).values()
         ]
-        for reading in readings:
-            reading.done.wait()
-        self._store.check(readings)
+        self._store.wait(numbers)
+        self._store.check(numbers)
 
     def report(self) -> dict[str, Any]:
         """What was read and how well that went, for people's tables and for JSON."""
@@ -155,6 +171,7 @@ class OpenExperts:
             "dropped_wishes": meter.dropped_wishes,
             "read_bytes": meter.read_bytes,
             "tokens": meter.tokens,
+            "ahead_error": None if self.ahead_error is None else _told(self.ahead_error),
             "stalls": meter.stalls,
             "stall_ms": meter.stall_s * 1e3,
             "stall_ms_a_token": meter.stall_ms_a_token,
@@ -171,7 +188,7 @@ class OpenExperts:
                 "recall": one.recall,
                 "precision": one.precision,
             }
-            for (row, horizon), one in sorted(meter.foreseen.items())
+            for (row, horizon), one in sorted(meter.all_foreseen().items())
         ]
         return found
 
@@ -190,6 +207,11 @@ def open_experts(
 ) -> OpenExperts:
     """The experts of a model that lie on disk."""
     return OpenExperts(tensors, asked=asked or ExpertsAsked(), left_bytes=left_bytes, foresight=foresight)
+
+
+def _told(error: BaseException) -> str:
+    """A mistake of a predictor's in a line."""
+    return f"{type(error).__name__}: {error}"
 
 
 def _num_slots(shelf: Shelf, asked: ExpertsAsked, left_bytes: int | None) -> int:

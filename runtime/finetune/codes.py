@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from configs.errors import UsageError
 from quant.adapter import Setting
 from runtime.adapting.codes import DEFAULT_SPREAD, WHOLE, Codes, checked_spread
+from runtime.adapting.learnt import whole_told
 from runtime.finetune.method import MethodOptions, OwnOptions
 from runtime.finetune.packed import PackedMethod, check_settings, number_of, opened_to_learn
 
@@ -28,7 +29,8 @@ def prepare(options: MethodOptions) -> PackedMethod:
 
 def options_of(settings: Mapping[str, Setting]) -> OwnOptions:
     """What a log's settings say of its options."""
-    return OwnOptions(rounds=int(settings["rounds"]), settings={"spread": str(settings["spread"])})
+    spread = checked_spread(settings["spread"])
+    return OwnOptions(rounds=whole_told(settings, "rounds"), settings={"spread": str(spread)})
 
 
 def _share(wanted: float) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import MissingExtra, UsageError
+from configs.schema.model import ModelConfig
 from configs.text.template import ChatTemplate
 from configs.text.tokenizer import Tokenizer
 from quant.adapter import Adapter, Setting
@@ -36,9 +37,9 @@ class Entry(NamedTuple):
 
 METHODS: dict[str, Entry] = {
     "scales": Entry("runtime.finetune.scales", "the scales of a packed model's ternary weights"),
-    "codes": Entry("runtime.finetune.codes", "the ternary codes themselves, some at a time", move=0.5),
+    "codes": Entry("runtime.finetune.codes", "the ternary codes themselves, some at a time", move=0.7),
     "state": Entry("runtime.finetune.state", "what a stream remembers before its first word", reach=1.0),
-    "mezo": Entry("exports.mezo", "latent weights, in PyTorch", needs_torch=True, reach=0.03),
+    "mezo": Entry("exports.mezo", "latent weights, in PyTorch", needs_torch=True, reach=0.12),
 }
 
 
@@ -77,6 +78,13 @@ class MethodOptions:
     num_threads: int | None = None
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     """The method's own settings by name; it refuses what it does not know."""
+
+    def rounds_of(self, config: ModelConfig) -> int:
+        """The rounds that a model takes while it learns."""
+        rounds = config.rounds_default if self.rounds is None else self.rounds
+        if not 1 <= rounds <= config.rounds_most:
+            raise UsageError(f"{rounds} rounds, but this model takes 1 to {config.rounds_most}")
+        return rounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

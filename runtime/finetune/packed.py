@@ -43,7 +43,7 @@ class PackedMethod:
         """`look_length` is how far a look goes, in the unit of rates."""
         self.base = opened.model.file.digest
         self.beneath = tuple(adapter.digest for adapter in opened.model.adapters)
-        rounds = opened.engine.config.rounds_default if options.rounds is None else options.rounds
+        rounds = options.rounds_of(opened.model.config)
         self.settings = {**settings, "rounds": rounds}
         self.length = length
         self.tokenizer: Tokenizer = opened.model.tokenizer()
@@ -85,6 +85,7 @@ class PackedMethod:
 def opened_to_learn(options: MethodOptions, *, moves_codes: bool = False) -> Opened:
     """The model that the options name, with memory of its own for what is about to move."""
     model = open_model(options.model, adapters=options.adapters, is_learning=True, moves_codes=moves_codes)
+    options.rounds_of(model.config)
     check_whole([model.file])
     engine = Engine(model, num_threads=options.num_threads, num_streams=NUM_STREAMS)
     return Opened(model=model, engine=engine)

@@ -5,8 +5,8 @@ ends with the bytes of one that was not, and so that workers who share the work 
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, asdict, dataclass, fields, replace
 from math import inf, isfinite, isnan, sqrt
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from quant.adapter import (
     unpacked_record,
 )
 from quant.adapter_log import AdapterLog, check_free, check_same, first_steps, write_adapter
-from runtime.adapting.learnt import take
+from runtime.adapting.learnt import named, number_told, take, told_by, whole_told
 from runtime.finetune.items import digest_of
 from runtime.finetune.method import METHODS, Alone, Exchange, Item, Method
 from runtime.finetune.scorer import Scorer
@@ -42,6 +42,8 @@ CALIBRATION_STEPS = 8
 """Looks from which the usual slope is known, where no rate is given."""
 CALIBRATION_AT = (1 << 32) - CALIBRATION_STEPS
 """Their numbers, which no step has."""
+LEAST_SLOPE, LARGEST_SLOPE = 1e-30, 1e30
+"""Of usual ones: rates and lengths have to be numbers that a log can hold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +112,8 @@ class Run:
                 if record.kind != LOOK:
                     # Workers whose logs part would learn different things from here on.
                     self._exchange.end(record.step, packed_record(record, log.header, header_crc(log.header)))
-                    take(record, self._method, settings=log.header.settings)
+                    with named(path):
+                        take(record, self._method, settings=log.header.settings)
             self._go(log)
         return self._ended(path)
 
@@ -278,10 +281,18 @@ class Run:
             for slope in self._slopes(CALIBRATION_AT + number, batch=self._batches.of(number))[0]
         ]
         usual = sqrt(sum(slope * slope for slope in found) / len(found))
+        if usual and not LEAST_SLOPE <= usual <= LARGEST_SLOPE:
+            raise ChimeraError(
+                f"the usual slope is {usual:g}; from {LEAST_SLOPE:g} to {LARGEST_SLOPE:g} can be learnt by",
+                hint="Take a scorer whose numbers are nearer to 1.",
+            )
         if not usual:
             raise ChimeraError(
-                "moving the model changes no loss, so that there is nothing to learn from",
-                hint="Take a larger --epsilon, or a loss in place of a score.",
+                f"moving the model changes no {self._settings.objective}, so that there is nothing to learn "
+                "from",
+                hint="Take a larger --epsilon, or another model."
+                if self._settings.objective == "loss"
+                else "Take a larger --epsilon, a scorer that tells better answers from worse, or the loss.",
             )
         self._method.look(0, side=0)
         return usual
@@ -301,26 +312,28 @@ class Run:
             )
 
 
-def settings_of(header: AdapterHeader, *, steps: int | None = None) -> RunSettings:
+def settings_of(adapter: Adapter, *, steps: int | None = None) -> RunSettings:
     """What a log's run was told; it may be given more steps."""
-    missing = [field.name for field in fields(RunSettings) if field.name not in header.settings]
+    told = adapter.header.settings
+    missing = [name for name in (*(field.name for field in fields(RunSettings)), MOST) if name not in told]
     if missing:
         raise AdapterError(
-            f"the log does not say {', '.join(missing)} of its run, so that nobody can go on with it",
+            f"{adapter.path} does not say {', '.join(missing)} of its run, so that nobody can go on with it",
             hint="Begin another log; this one can be applied as it is.",
         )
-    told: dict[str, Any] = {field.name: header.settings[field.name] for field in fields(RunSettings)}
-    if steps is not None:
-        told["steps"] = steps
-    try:
-        return RunSettings(**told)
-    except (TypeError, UsageError) as error:
-        if isinstance(error, UsageError) and steps is not None:
-            raise
-        raise AdapterError(
-            f"the log says what no run is told: {error}",
-            hint="It was written by another version, or by hand. Begin another log.",
-        ) from error
+    with told_by(adapter):
+        given: dict[str, Any] = {field.name: _told(told, field) for field in fields(RunSettings)}
+        settings = RunSettings(**given)
+        if number_told(told, MOST) < 0:
+            raise UsageError(f"{MOST} {told[MOST]}; a slope counts for 0 at least")
+    return settings if steps is None else replace(settings, steps=steps)
+
+
+def _told(settings: Mapping[str, Setting], field: Field[Any]) -> Setting:
+    """What a log says of an option: of the kind that its default is of, and a rate is a number always."""
+    if isinstance(field.default, int):
+        return whole_told(settings, field.name)
+    return str(settings[field.name]) if isinstance(field.default, str) else number_told(settings, field.name)
 
 
 def _badness(look: Record) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from quant.adapter import Setting
 from runtime.adapting.drift import UNIT, look_length, whole_length
+from runtime.adapting.learnt import number_told, whole_told
 from runtime.adapting.scales import DEFAULT_EPSILON, Scales
 from runtime.finetune.method import MethodOptions, OwnOptions
 from runtime.finetune.packed import PackedMethod, check_settings, opened_to_learn
@@ -28,4 +29,6 @@ def prepare(options: MethodOptions) -> PackedMethod:
 
 def options_of(settings: Mapping[str, Setting]) -> OwnOptions:
     """What a log's settings say of its options."""
-    return OwnOptions(epsilon=float(settings["epsilon"]), rounds=int(settings["rounds"]))
+    epsilon = number_told(settings, "epsilon")
+    look_length(epsilon)
+    return OwnOptions(epsilon=epsilon, rounds=whole_told(settings, "rounds"))

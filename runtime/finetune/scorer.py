@@ -7,7 +7,7 @@ such. More is better.
 import importlib.util
 import traceback
 from collections.abc import Callable
-from math import isfinite, nan
+from math import nan
 from numbers import Real
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,8 @@ from configs.errors import ChimeraError, UsageError
 from runtime.finetune.method import Item
 
 NAME = "score"
+LARGEST = 1e30
+"""Of a score: a log holds it as a float32."""
 
 
 class Scorer:
@@ -38,12 +40,13 @@ class Scorer:
                 hint="Mend the scorer, then go on with --resume.",
             ) from error
         number = _number(found)
-        if isfinite(number):
+        if abs(number) <= LARGEST:
             return number
         # Not every number has words: Python writes no integer of many digits.
         shown = "a number too large" if isinstance(found, int) else str(found)[:40]
         raise ChimeraError(
-            f"{self.path}: the scorer gave {shown!r} for {item.file}:{item.line}; a finite number is needed",
+            f"{self.path}: the scorer gave {shown!r} for {item.file}:{item.line}; a number from "
+            f"-{LARGEST:g} to {LARGEST:g} is needed",
             hint="Mend the scorer, then go on with --resume.",
         )
 

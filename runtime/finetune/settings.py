@@ -1,16 +1,30 @@
 """What a run is told, and the plan that follows from it: batches, rates, and when to stop."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import sqrt
 from typing import Literal, get_args
 
 from configs.errors import UsageError
+from quant.adapter import MOST_NUMBERS
+from runtime.adapting.learnt import MOST_WHOLE
 from runtime.finetune.method import Item
 from runtime.randomness import random_bits
 
 Schedule = Literal["linear", "constant"]
 Objective = Literal["loss", "score"]
+LEAST: Mapping[str, int] = {
+    "steps": 1,
+    "batch": 1,
+    "pairs": 1,
+    "look_every": 1,
+    "patience": 0,
+    "max_tokens": 1,
+    "unit": 1,
+}
+"""The least of each whole number."""
+FARTHEST = 1e30
+"""Of rates and moves: what a log holds of them is float32, and products of two have to be numbers."""
 _SHUFFLE = 0x534846
 """The draws that order an epoch, among those of a seed."""
 
@@ -44,16 +58,17 @@ class RunSettings:
     """Sequences that one of several workers takes at a time."""
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch", 1), ("pairs", 1), ("look_every", 1), ("unit", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} {getattr(self, name)}; allowed are whole numbers from {least}")
-        if self.patience < 0 or self.max_tokens < 1:
-            raise UsageError(f"patience {self.patience} and {self.max_tokens} tokens; 0 and 1 at least")
+        for name, least in LEAST.items():
+            most = MOST_NUMBERS if name == "pairs" else MOST_WHOLE
+            if not least <= getattr(self, name) <= most:
+                raise UsageError(
+                    f"{name} {getattr(self, name)}; allowed are whole numbers from {least} to {most}"
+                )
         for name in ("move", "rate"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < inf:
-                raise UsageError(f"{name} {value}; a number above 0 is needed")
-        for name, value, most in (("decay", self.decay, 1.0), ("clip", self.clip, inf)):
+            if value is not None and not 0 < value <= FARTHEST:
+                raise UsageError(f"{name} {value}; allowed are numbers above 0, up to {FARTHEST:g}")
+        for name, value, most in (("decay", self.decay, 1.0), ("clip", self.clip, FARTHEST)):
             if not 0 <= value < most:
                 raise UsageError(f"{name} {value}; allowed are 0 to less than {most:g}")
         if self.schedule not in get_args(Schedule) or self.objective not in get_args(Objective):

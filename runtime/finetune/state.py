@@ -8,9 +8,11 @@ import numpy as np
 from quant.adapter import Setting
 from quant.philox import random_words
 from runtime.adapting.drift import UNIT, look_length, whole_length
+from runtime.adapting.learnt import number_told, whole_told
 from runtime.adapting.state import (
     DEFAULT_EPSILON,
     MEMORY,
+    MOST_EXPONENT,
     BeginState,
     Place,
     memories,
@@ -45,7 +47,9 @@ def prepare(options: MethodOptions) -> PackedMethod:
 
 def options_of(settings: Mapping[str, Setting]) -> OwnOptions:
     """What a log's settings say of its options."""
-    return OwnOptions(epsilon=float(settings["epsilon"]), rounds=int(settings["rounds"]))
+    epsilon = number_told(settings, "epsilon")
+    look_length(epsilon)
+    return OwnOptions(epsilon=epsilon, rounds=whole_told(settings, "rounds"))
 
 
 def _exponents(engine: Engine, *, rounds: int | None) -> dict[Place, int]:
@@ -59,5 +63,6 @@ def _exponents(engine: Engine, *, rounds: int | None) -> dict[Place, int]:
             part = read_part(engine.layout.place(*place, MEMORY).view(state.arena)).reshape(-1)
             # Of exact sums, so that every machine finds the same.
             mean = fsum(float(value) ** 2 for value in part) / part.size
-            found[place] = frexp(sqrt(mean))[1] if mean else 0
+            exponent = frexp(sqrt(mean))[1] if mean else 0
+            found[place] = max(-MOST_EXPONENT, min(MOST_EXPONENT, exponent))
     return found

@@ -46,6 +46,8 @@ class Running:
         self.ticket, self._tokenizer = ticket, tokenizer
         self.overruns = 0
         """Steps one after another that took longer than they may."""
+        self.apart_until: int | None = None
+        """Where it has to get to by itself, after a step of several that failed; None for together."""
         self.stream = Stream(
             runner,
             rounds=request.rounds,
@@ -100,6 +102,17 @@ class Running:
     def has_read(self) -> None:
         """The part was read, and nobody listens yet."""
         self.stream.has_read()
+        if self.apart_until is not None and self.stream.state.position >= self.apart_until:
+            self.apart_until = None
+
+    def go_apart(self, num_tokens: int) -> None:
+        """Read by itself from its last whole state on, up to where a step of so many tokens was to come."""
+        wanted = min(self.stream.state.position + num_tokens, self.stream.position)
+        self.apart_until = max(wanted, self.apart_until or 0)
+        self.stream.heal()
+        if not self.stream.num_waiting:
+            # It was read whole, and the scores were lost.
+            self.stream.wait_for_last()
 
     def hears(self, row: Floats) -> Sequence[str]:
         """Choose by the scores after the last token; gives what may be shown."""

@@ -11,11 +11,16 @@ draws are numbered by seed and position, and clocks choose how much is read in a
 - A stream takes the memory of its state from when it gets a place until its answer is over; who waits holds
   nothing but ids.
 - What goes wrong with one stream, be it a caller's function that raises, ends that stream alone.
+- A step of several streams that fails is done anew by each of them alone, from its last whole state on. Who
+  fails alone as well, because it wants an expert that the disk does not give, or has a state that no step
+  takes, ends with that error; the others go on together. What was broken off is read again, so no text is
+  other than it would have been.
+- An interrupt waits for the end of a step, and whoever steps on after it has lost nothing.
 """
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
@@ -27,6 +32,7 @@ from configs.text.tokenizer import Tokenizer
 from runtime.answer import Finish
 from runtime.binding import Part
 from runtime.engine import Engine, Floats
+from runtime.interrupts import held_back
 from runtime.sampler import Sampler
 from runtime.sampling import SamplingSettings
 from runtime.state import State
@@ -67,7 +73,14 @@ class _EngineRunner(Runner):
     def begun(self, rounds: int | None) -> StreamState:
         return self._engine.new_state(rounds)
 
-    def read(self, state: StreamState, ids: Sequence[int], *, exit_threshold: float) -> None:
+    def read(
+        self,
+        state: StreamState,
+        ids: Sequence[int],
+        *,
+        exit_threshold: float,
+        is_cancelled: Callable[[], bool] | None = None,
+    ) -> None:
         raise AssertionError("a scheduler reads for its streams")
 
     def outlook(self, state: StreamState) -> Outlook | None:
@@ -173,22 +186,38 @@ class Scheduler:
 
     def step(self) -> bool:
         """Read one token of each stream and slices of prompts; False where there was nothing to do."""
-        self._seat()
-        parts = self._parts()
-        if not any(parts):
-            return False
-        started = perf_counter()
-        try:
-            logits = self._engine.step_together(parts)
-        except BaseException as error:
-            # The engine itself failed: no stream knows where it stands.
-            for place in range(len(self._places)):
-                self._fail(place, error)
-            raise
-        took = perf_counter() - started
-        self._hear(parts, logits)
-        self._look_at_clock(parts, took)
-        return True
+        with held_back():
+            self._seat()
+            parts = self._parts()
+            if not any(parts):
+                return False
+            started = perf_counter()
+            try:
+                logits = self._engine.step_together(parts)
+            except BaseException as error:
+                self._break_off(parts, error)
+                if not isinstance(error, Exception):
+                    raise
+                return True
+            took = perf_counter() - started
+            self._hear(parts, logits)
+            self._look_at_clock(parts, took)
+            return True
+
+    def _break_off(self, parts: Sequence[Part | None], error: BaseException) -> None:
+        """End who was alone in a step that failed; of several, each has to try alone."""
+        places = [place for place, part in enumerate(parts) if part is not None]
+        if len(places) == 1 and isinstance(error, Exception):
+            self._fail(places[0], error)
+            return
+        for place in places:
+            part, running = parts[place], self._places[place]
+            assert part is not None
+            assert running is not None, "who has a part has a place"
+            try:
+                running.go_apart(len(part.ids))
+            except Exception as own:
+                self._fail(place, own)
 
     def _serve(self) -> None:
         while True:
@@ -238,10 +267,15 @@ class Scheduler:
         if ticket.is_cancelled:
             self._end(place, running, "cancelled")
         elif running.is_ready:
-            self._let_speak(place, running, self._engine.logits())
+            self._let_speak(place, running, self._engine.logits)
 
     def _parts(self) -> list[Part | None]:
         """A token of each stream that answers; what room is left is shared among those that read."""
+        for place, running in enumerate(self._places):
+            if running is not None and running.apart_until is not None:
+                parts: list[Part | None] = [None] * len(self._places)
+                parts[place] = running.part(self._engine.slice_tokens)
+                return parts
         readers = [running for running in self._places if running is not None and running.is_reading]
         num_answering = self.num_running - len(readers)
         room = self._engine.slice_tokens - num_answering
@@ -249,7 +283,7 @@ class Scheduler:
             fitting = int(self._step_seconds / self._row_seconds) - num_answering
             room = min(room, max(fitting, LEAST_SLICE, len(readers)))
         left = len(readers)
-        parts: list[Part | None] = []
+        parts = []
         for running in self._places:
             if running is None:
                 parts.append(None)
@@ -269,13 +303,17 @@ class Scheduler:
             if part is None or running is None:
                 continue
             row = next(rows) if part.is_heard else None
-            running.has_read()
+            try:
+                running.has_read()
+            except Exception as error:
+                self._fail(place, error)
+                continue
             if row is not None:
-                self._let_speak(place, running, row)
+                self._let_speak(place, running, lambda row=row: row)
 
-    def _let_speak(self, place: int, running: Running, row: Floats) -> None:
+    def _let_speak(self, place: int, running: Running, scores: Callable[[], Floats]) -> None:
         try:
-            for piece in running.hears(row[: self._num_ids]):
+            for piece in running.hears(scores()[: self._num_ids]):
                 running.ticket.tell(piece)
             if running.telling.is_over:
                 self._close(place, running)

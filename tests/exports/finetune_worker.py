@@ -64,7 +64,7 @@ def take_part(method: TorchMezo, log: Path, *, steps: int, exchange: Exchange | 
     """Begin a log of the run that all workers take part in, or go on with one."""
     settings = RunSettings(steps=steps, batch=8, unit=2, move=0.01)
     if log.exists():
-        settings = settings_of(read_adapter(log).header)
+        settings = settings_of(read_adapter(log))
     task = Task(items=items(), validation=(), digest="", seed=SEED)
     run = Run(method, task, settings, name="mezo", exchange=exchange)
     if log.exists():

@@ -1,7 +1,9 @@
 """MeZO on a packed model: from the weights of the file to those that a log makes of them, packed again."""
 
 from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ from configs.errors import AdapterError, UsageError
 from configs.load import build_config, preset
 from exports.b158 import export_b158
 from exports.latents import latent_model
-from exports.mezo import merge, options_of, prepare, settings_of
-from quant.adapter import read_adapter
+from exports.mezo import LONGEST, merge, options_of, prepare, settings_of
+from quant.adapter import Adapter, read_adapter
 from quant.adapter_log import write_adapter
 from quant.packing import PackedRows, PackedTernary
 from runtime.cli.main import main
@@ -23,6 +25,8 @@ from runtime.model_folder import open_model
 from runtime.random_model import random_b158
 from tests.chimera.finetune.models import config
 from tests.exports.finetune_worker import SEED, items, take_part
+from tests.runtime.finetune.forging import forged
+from tests.runtime.finetune.learning import make
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +143,117 @@ def test_a_log_says_what_it_was_told(packed: Path):
     own = options_of(method.settings)
     assert own.settings == told
     assert own.epsilon == 0.05
+
+
+@pytest.fixture(scope="module")
+def honest(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Adapter:
+    """A log of two steps."""
+    path = tmp_path_factory.mktemp("honest") / "a.cza"
+    take_part(prepare(options(packed)), path, steps=2)
+    return read_adapter(path)
+
+
+def test_lengths_are_bounded(packed: Path):
+    method = prepare(options(packed))
+    assert method.length(1e300) == -method.length(-1e300) == method.length(inf) == LONGEST
+    assert method.length(0.012) == float(np.float32(0.012))
+    for length in (nan, inf, -1.5):
+        with pytest.raises(AdapterError, match="step 0 of the log goes"):
+            method.apply(0, [length])
+
+
+HOSTILE: list[tuple[dict[str, Any], str]] = [
+    ({"numbers": [inf]}, "record 0 holds what is no number"),
+    ({"numbers": [nan]}, "record 0 holds what is no number"),
+    ({"numbers": [1e30]}, "step 0 of the log goes 1e+30 far"),
+    ({"numbers": [-1.01]}, "step 0 of the log goes -1.01 far"),
+    ({"settings": {"decay": 0.5}, "rate": nan}, "gives up nan of what was learnt"),
+    ({"settings": {"epsilon": "nan"}}, "says epsilon 'nan'"),
+    ({"settings": {"epsilon": 0}}, "epsilon 0; allowed"),
+    ({"settings": {"epsilon": -0.05}}, "epsilon -0.05; allowed"),
+    ({"settings": {"epsilon": 1e-9}}, "epsilon 1e-09; allowed"),
+    ({"settings": {"epsilon": 10**390}}, "a number is needed"),
+    ({"settings": {"rounds": 10**9}}, "1000000000 rounds, but this model takes 1 to 1"),
+    ({"settings": {"rounds": 10**30}}, "a whole number is needed"),
+    ({"settings": {"distribution": "cauchy"}}, "distribution is 'cauchy'"),
+    ({"settings": {"distribution": 5}}, "distribution is '5'"),
+    ({"settings": {"trained": "none"}}, "trained is 'none'"),
+    ({"settings": {"sparse": "no"}}, "sparse is 'no'"),
+    ({"settings": {"sparse_period": 0}}, "a period of 0 steps"),
+    ({"settings": {"sparse_period": 2.5}}, "says sparse_period '2.5'"),
+    ({"settings": {"sparse_period": None}}, "lacks a setting of the method mezo: 'sparse_period'"),
+    ({"settings": {"spread": 0, "epsilon": None}}, "lacks a setting"),
+    ({"base": "ab" * 32}, "was learnt on the model abababababab"),
+]
+
+
+@pytest.mark.parametrize(("forgery", "words"), HOSTILE)
+def test_what_no_run_writes_is_not_merged(
+    packed: Path,
+    honest: Adapter,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    forgery: dict[str, Any],
+    words: str,
+):
+    bad, out = forged(honest, tmp_path / "bad.cza", **forgery), tmp_path / "out"
+    assert main(["adapter", "merge", str(packed), str(bad), "--out", str(out)]) == 3
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "bad.cza" in shown.err
+    assert words in shown.err
+    assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def readable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model that can read, data, and a log of one step."""
+    folder = make(tmp_path_factory.mktemp("readable"))
+    mezo = ["--method", "mezo", "--steps", "1", "--batch", "1", "--set", "trained=light"]
+    assert main([*asked(folder), "--out", str(folder / "a.cza"), *mezo]) == 0
+    return folder
+
+
+def asked(folder: Path) -> list[str]:
+    return ["finetune", "-m", str(folder / "model"), "--data", str(folder / "data.jsonl"), "-t", "1"]
+
+
+@pytest.mark.parametrize(
+    ("forgery", "words"),
+    [
+        ({"numbers": [1e30]}, "bad.cza: step 0 of the log goes 1e+30 far"),
+        ({"settings": {"epsilon": 0}}, "bad.cza: it says what no run is told: epsilon 0; allowed"),
+        ({"settings": {"rounds": 7}}, "bad.cza cannot be gone on with: 7 rounds"),
+        ({"settings": {"distribution": "cauchy"}}, "distribution is 'cauchy'"),
+    ],
+)
+def test_what_no_run_writes_is_not_gone_on_with(
+    readable: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    forgery: dict[str, Any],
+    words: str,
+):
+    bad = forged(read_adapter(readable / "a.cza"), tmp_path / "bad.cza", **forgery)
+    before = bad.read_bytes()
+    capsys.readouterr()
+    assert main([*asked(readable), "--resume", str(bad), "--steps", "2"]) == 3
+    shown = capsys.readouterr()
+    assert (shown.out, words in shown.err) == ("", True), shown.err
+    assert bad.read_bytes() == before
+
+
+def test_the_sign_of_no_move_changes_nothing(packed: Path, honest: Adapter, tmp_path: Path):
+    digests = [
+        merge(
+            read_adapter(forged(honest, tmp_path / f"{zero}.cza", numbers=[zero])),
+            model=packed,
+            out=tmp_path / str(zero),
+        )
+        for zero in (0.0, -0.0)
+    ]
+    whole = merge(honest, model=packed, out=tmp_path / "whole")
+    assert digests[0] == digests[1] != whole
 
 
 def test_the_config_may_ask_for_sparse_moves(packed: Path):

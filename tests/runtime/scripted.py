@@ -49,7 +49,14 @@ class Scripted:
     def begun(self, rounds: int | None) -> ReadIds:
         return ReadIds((), rounds=rounds)
 
-    def read(self, state: StreamState, ids: Sequence[int], *, exit_threshold: float) -> None:
+    def read(
+        self,
+        state: StreamState,
+        ids: Sequence[int],
+        *,
+        exit_threshold: float,
+        is_cancelled: Callable[[], bool] | None = None,
+    ) -> None:
         assert isinstance(state, ReadIds)
         assert len(ids)
         state.ids.extend(ids)

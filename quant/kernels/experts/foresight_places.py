@@ -14,8 +14,15 @@ CHOSEN = 5  # int64 [tokens, chosen]
 NUM_CHOSEN = 6
 NUM_EXPERTS = 7
 
-# `announce` reads these alone.
-NEWS = 8  # address of a gate that opens for whoever waits for news
-PLACE = 9  # address of the number of the pass that began last, where a new call begins; else 0
+# Where experts lie on disk, these too, and `order` reads them alone; else HEEDED is 0.
+HEEDED = 8  # address of what is 0 where nobody wants to hear of it
+DESK = 9  # address of where the address of the head of `reading_places` stands
+ROW = 10  # of the layer
+DECISIONS = 11  # what the layer's decisions came to, as `reading_places` says
+MISSING = 12  # address of how many experts were decided on that are neither in memory nor on their way
 
-NUM_PLACES = 10
+# `announce` reads HEEDED and these.
+NEWS = 13  # address of a gate that opens for whoever waits for news
+PLACE = 14  # address of the number of the pass that began last
+
+NUM_PLACES = 15

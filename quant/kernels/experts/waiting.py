@@ -1,14 +1,18 @@
 """Experts that may lie on disk: those of a pass are taken into use where they are in memory.
 
 What takes an expert away from memory does so by the same compare and exchange as what takes it into use, so
-one of them learns that the other was first. Nothing here waits: where an expert is missing, the program stops
-and its caller brings it.
+one of them learns that the other was first. Where an expert of one token's is missing, it is asked for and
+waited for here, if that is allowed; else, and where a read fails or takes long, the program stops and its
+caller brings it.
 """
 
 from quant.jit import helper, kernel
 from quant.kernels.arguments import argument
 from quant.kernels.experts import places as at
+from quant.kernels.experts import reading_places as desk
 from quant.kernels.experts import waiting_places as here
+from quant.kernels.experts.reading import bring
+from quant.kernels.experts.worth import record_of
 from quant.kernels.residual.parts import load_part, store_part
 from quant.pool_barrier import count_up, wait, wake
 from quant.registers import i64
@@ -35,10 +39,29 @@ def take(word: int) -> int:
     return value if atomic_compare_exchange(word, value, value | 1) == value else i64(0)
 
 
+@helper
+def close_decisions(arguments: int) -> None:
+    """Count which of those that were decided on for this pass are visited: all, if the program is right."""
+    head, decisions = read(argument(arguments, here.DESK)), argument(arguments, here.DECISIONS)
+    if head == 0 or read(decisions + desk.IS_OPEN * 8) == 0:
+        return
+    count = read(argument(arguments, here.NUM_VISITED))
+    both = 0
+    for i in range(count):
+        number = argument(arguments, here.FIRST) + read(argument(arguments, here.VISITED) + i * 8)
+        decided = record_of(head, number) + desk.DECIDED * 8
+        both += read(decided)
+        put(i64, decided, 0)
+    put(i64, decisions + desk.VISITED * 8, read(decisions + desk.VISITED * 8) + count)
+    put(i64, decisions + desk.BOTH * 8, read(decisions + desk.BOTH * 8) + both)
+    put(i64, decisions + desk.IS_OPEN * 8, 0)
+
+
 @kernel
 def note(arguments: int, first: int, last: int) -> None:
     """Count the pass and its visits, and tell who waits for news. There is one unit of work."""
     for _ in range(first, last):
+        close_decisions(arguments)
         clock = read(argument(arguments, here.CLOCK)) + 1
         for i in range(read(argument(arguments, here.NUM_VISITED))):
             offset = read(argument(arguments, here.VISITED) + i * 8) * 8
@@ -49,14 +72,30 @@ def note(arguments: int, first: int, last: int) -> None:
         atomic_store(argument(arguments, here.PLACE), argument(arguments, here.NUMBER))
         atomic_store(argument(arguments, here.CLOCK), clock)
         news = argument(arguments, here.NEWS)
-        if count_up(news) & 1:
+        if atomic_load(argument(arguments, here.HEEDED)) != 0 and count_up(news) & 1:
             wake(news)
+
+
+@helper
+def wait_for_one_token(arguments: int) -> None:
+    """Have a token's experts there. Of many tokens' some are computed while others are read: elsewhere."""
+    head, visited = read(argument(arguments, here.DESK)), argument(arguments, here.VISITED)
+    count = read(argument(arguments, here.NUM_VISITED))
+    if head == 0 or count > argument(arguments, here.NUM_CHOSEN):
+        return
+    is_away = False
+    for i in range(count):
+        if atomic_load(word_of(arguments, read(visited + i * 8))) == 0:
+            is_away = True
+    if is_away and atomic_load(argument(arguments, here.IS_PATIENT)) != 0:
+        bring(head, argument(arguments, here.FIRST), visited, count)
 
 
 @kernel
 def hold(arguments: int, first: int, last: int) -> None:
     """Take the visited experts into use and write where they lie into their tables; stop if one is away."""
     for _ in range(first, last):
+        wait_for_one_token(arguments)
         missing = 0
         for i in range(read(argument(arguments, here.NUM_VISITED))):
             expert = read(argument(arguments, here.VISITED) + i * 8)
@@ -94,21 +133,6 @@ def stand_in(arguments: int, first: int, last: int) -> None:
                 row = argument(arguments, here.ROWS) + place * argument(arguments, here.ROWS_STRIDE)
                 for i in range(0, width, 16):
                     store_part(row + i * 4, load_part(shared + i * 4, width - i), width - i)
-
-
-@kernel
-def withdraw(word: int) -> int:
-    """Take an expert away from memory; 0 if it is in use."""
-    value = atomic_load(word)
-    if value & 1 or atomic_compare_exchange(word, value, 0) != value:
-        return 0
-    return 1
-
-
-@kernel
-def publish(word: int, address: int) -> None:
-    """An expert's bytes are all there, at an address."""
-    atomic_store(word, address)
 
 
 @kernel

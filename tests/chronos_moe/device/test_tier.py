@@ -104,6 +104,7 @@ def test_reads_and_copies_go_on_beside_compute(packed: Packed, monkeypatch: pyte
         for row in (0, 1):
             tier.use(row, list(range(6)))
             tier.done(row, list(range(6)))
+        store.settle()
         assert (tier.num_copies, tier.num_hits, store.meter.misses) == (12, 12, 0)
 
 

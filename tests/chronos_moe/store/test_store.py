@@ -48,10 +48,9 @@ def opened(
 
 
 def bring(store: ExpertStore, row: int, experts: list[int]) -> None:
-    readings = store.demand(row, experts)
-    for reading in readings.values():
-        assert reading.done.wait(LONG_S)
-    store.check(readings.values())
+    away = store.demand(row, experts)
+    assert store.wait(away.values(), timeout_s=LONG_S)
+    store.check(away.values())
 
 
 def bytes_there(store: ExpertStore, row: int, expert: int) -> bytes:
@@ -128,6 +127,7 @@ def test_a_read_that_fails_once_is_tried_again(packed: Packed):
     with opened(packed, num_slots=3, reader=Faulty(packed, failures=2)) as store:
         bring(store, 0, [4])
         assert bytes_there(store, 0, 4) == bytes_on_disk(packed, 0, 4)
+        store.settle()
         assert store.meter.failed_reads == 2
 
 
@@ -158,23 +158,11 @@ def test_a_mistake_of_a_reader_is_told_with_its_cause(packed: Packed):
             assert isinstance(told.value.__cause__.__cause__, LookupError)
 
 
-def test_a_mistake_of_a_policy_is_told(packed: Packed, monkeypatch: pytest.MonkeyPatch):
-    def mistaken(residents: object) -> None:
-        raise LookupError("no worth")
-
-    with opened(packed, num_slots=3) as store:
-        bring(store, 0, [0, 1, 2])
-        monkeypatch.setattr(store, "_worth", mistaken)
-        for _ in range(4):
-            with pytest.raises(DiskError, match="LookupError: no worth"):
-                bring(store, 0, [4])
-
-
 def test_who_waits_while_the_store_is_closed_is_told(packed: Packed):
     gate = threading.Event()
     faulty = Faulty(packed, failures=0, gate=gate)
     with opened(packed, num_slots=5, reader=faulty) as store:
-        readings = store.demand(0, [0, 1, 2, 3, 4])
+        away = store.demand(0, [0, 1, 2, 3, 4])
         for _ in range(3):
             assert faulty.begun.acquire(timeout=LONG_S)
         closing = threading.Thread(target=store.close)
@@ -182,10 +170,10 @@ def test_who_waits_while_the_store_is_closed_is_told(packed: Packed):
         while not store._is_closed:
             threading.Event().wait(0.001)
         gate.set()
-        assert all(reading.done.wait(LONG_S) for reading in readings.values())
+        assert store.wait(away.values(), timeout_s=LONG_S)
         closing.join()
         with pytest.raises(DiskError, match="closed meanwhile"):
-            store.check(readings.values())
+            store.check(away.values())
         with pytest.raises(UsageError, match="are closed"):
             store.demand(0, [5])
 
@@ -206,12 +194,55 @@ def test_who_waits_is_served_before_wishes(packed: Packed):
         store.wish([Wish(layer=0, expert=expert, passes_ahead=2) for expert in range(5)])
         for _ in range(3):
             assert faulty.begun.acquire(timeout=LONG_S)
-        readings = store.demand(1, [0, 5])
+        away = store.demand(1, [0, 5])
         gate.set()
-        for reading in readings.values():
-            assert reading.done.wait(LONG_S)
+        assert store.wait(away.values(), timeout_s=LONG_S)
+        store.settle()
         assert store.meter.misses == 2
         assert all(bytes_there(store, 1, expert) == bytes_on_disk(packed, 1, expert) for expert in (0, 5))
+
+
+def test_who_waits_takes_the_slot_of_a_wish_that_nobody_has_begun(packed: Packed):
+    gate = threading.Event()
+    faulty = Faulty(packed, failures=0, gate=gate)
+    with opened(packed, num_slots=4, reader=faulty) as store:
+        store.wish([Wish(layer=0, expert=expert, passes_ahead=expert) for expert in range(4)])
+        for _ in range(3):
+            assert faulty.begun.acquire(timeout=LONG_S)
+        away = store.demand(1, [0])
+        gate.set()
+        assert store.wait(away.values(), timeout_s=LONG_S)
+        store.settle()
+        assert (store.meter.dropped_wishes, store.meter.misses) == (1, 1)
+        assert not store.is_there(0, 3)
+        assert bytes_there(store, 1, 0) == bytes_on_disk(packed, 1, 0)
+
+
+def test_a_wait_ends_in_time_whatever_the_disk_does(packed: Packed):
+    gate = threading.Event()
+    with opened(packed, num_slots=4, reader=Faulty(packed, failures=0, gate=gate)) as store:
+        away = store.demand(0, [1])
+        assert not store.wait(away.values(), timeout_s=0.01)
+        assert not store.wait(away.values(), timeout_s=0)
+        gate.set()
+        assert store.wait(away.values(), timeout_s=LONG_S)
+
+
+def test_what_is_lent_stays_and_is_lent_once(packed: Packed):
+    with opened(packed, num_slots=2) as store:
+        bring(store, 0, [1, 2])
+        lent = store.lend(0, 1)
+        assert lent is not None
+        assert lent.tobytes() == bytes_on_disk(packed, 0, 1)
+        assert store.lend(0, 1) is None
+        assert store.lend(0, 3) is None
+        bring(store, 1, [0])
+        assert store.is_there(0, 1)
+        away = store.demand(1, [0, 3])
+        assert not store.wait(away.values(), timeout_s=0.01)
+        store.give_back(0, 1)
+        assert store.wait(away.values(), timeout_s=LONG_S)
+        assert not store.is_there(0, 1)
 
 
 def test_a_wish_that_is_on_its_way_is_a_late_hit(packed: Packed):
@@ -220,9 +251,10 @@ def test_a_wish_that_is_on_its_way_is_a_late_hit(packed: Packed):
     with opened(packed, num_slots=4, reader=faulty) as store:
         store.wish([Wish(layer=0, expert=2, passes_ahead=1)])
         assert faulty.begun.acquire(timeout=LONG_S)
-        (reading,) = store.demand(0, [2]).values()
+        away = store.demand(0, [2])
         gate.set()
-        assert reading.done.wait(LONG_S)
+        assert store.wait(away.values(), timeout_s=LONG_S)
+        store.settle()
         assert (store.meter.late_hits, store.meter.misses, store.meter.reads) == (1, 0, 1)
 
 

@@ -16,16 +16,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import exports.huggingface  # noqa: F401
 from chimera.saving import load_model, save_model
-from configs.errors import ChimeraError, ClusterError, ModelError, TokenizerError, UsageError
+from configs.errors import ChimeraError, ClusterError, ModelError, UsageError
 from configs.load import build_config, load_config, to_json
 from configs.text.template import DEFAULT_TEMPLATE
 from configs.text.tokenizer import open_tokenizer
 from exports.b158 import export_b158
-from exports.handover.folder import export_huggingface, word_files
+from exports.handover.folder import export_huggingface
 from exports.handover.intake import import_huggingface
 from exports.handover.safetensors_file import to_bfloat16
 from exports.pack_experts import pack_experts
-from exports.words import Words
 from quant.whole_folder import whole_folder
 from runtime.model_folder import open_model
 from tests.exports.conftest import learnt
@@ -154,8 +153,6 @@ def test_a_template_of_its_own_goes_both_ways(tmp_path: Path, micro: Path, token
     assert "chat_template.jinja" in done.files
     export_huggingface(micro, tmp_path / "usual", tokenizer=tokenizer_file)
     assert (tmp_path / "usual" / "chat_template.jinja").read_text() == DEFAULT_TEMPLATE
-    with pytest.raises(TokenizerError, match="has no file to hand over"):
-        word_files(Words(tokenizer=open_tokenizer("o200k")))
 
 
 def test_what_cannot_be_handed_over_is_said(tmp_path: Path, micro: Path):

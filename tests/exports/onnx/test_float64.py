@@ -1,67 +1,27 @@
 """Recurrences in float64, from the graph's projections: states stay beside them for hundreds of tokens."""
 
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
-import onnx
-import onnxruntime
-from numpy.typing import NDArray
 
 from configs.schema.model import ModelConfig
-from exports.onnx.export import export_onnx
-from exports.onnx.graph import FLOAT
-from exports.onnx.model import IDS
-from exports.onnx.session import GraphSession
 from exports.onnx.states import CONV, RECURRENT
 from runtime.building.tensors import Tensors
-from runtime.model_folder import open_model
 from tests.exports.onnx.conftest import MakeModel
+from tests.exports.onnx.float64 import (
+    MOST,
+    Doubles,
+    behind_convolution,
+    by_head,
+    distance,
+    exported,
+    nodes_of,
+    sigmoid,
+    softplus,
+    told,
+)
 
-Doubles: TypeAlias = NDArray[np.float64]
 NUM_TOKENS = 500
-MOST = 1e-5
-
-
-def told(folder: Path, wanted: dict[str, str]) -> dict[str, NDArray[Any]]:
-    """What named values of a graph are after many tokens at once."""
-    model = onnx.load(folder / "model.onnx", load_external_data=False)
-    for name in wanted.values():
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, FLOAT, None))
-    path = folder / "told.onnx"
-    path.write_bytes(model.SerializeToString())
-    session = onnxruntime.InferenceSession(path)
-    ids = np.random.default_rng(0).integers(0, 500, (1, NUM_TOKENS))
-    inputs = {**GraphSession(folder).begin(), IDS: ids}
-    return dict(zip(wanted, session.run(list(wanted.values()), inputs), strict=True))
-
-
-def nodes_of(folder: Path, kind: str) -> list[onnx.NodeProto]:
-    """The nodes of a kind, in order."""
-    graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
-    return [node for node in graph.node if node.op_type == kind]
-
-
-def exported(model: Path, folder: Path) -> tuple[ModelConfig, Tensors]:
-    export_onnx(model, folder, profile="reference")
-    opened = open_model(model)
-    return opened.config, Tensors(opened)
-
-
-def softplus(x: Doubles) -> Doubles:
-    return np.logaddexp(0, x)
-
-
-def sigmoid(x: Doubles) -> Doubles:
-    return 1 / (1 + np.exp(-x))
-
-
-def by_head(x: NDArray[Any], config: ModelConfig) -> Doubles:
-    return x[0].astype(np.float64).reshape(NUM_TOKENS, -1, config.head_dim)
-
-
-def distance(found: NDArray[Any], right: Doubles) -> float:
-    return float(np.linalg.norm(found - right) / np.linalg.norm(right))
 
 
 def mean_decay(x: Doubles) -> Doubles:
@@ -69,10 +29,12 @@ def mean_decay(x: Doubles) -> Doubles:
 
 
 def delta_in_float64(folder: Path, config: ModelConfig, tensors: Tensors, *, exact: bool) -> None:
-    convolved = nodes_of(folder, "CausalConvWithState")[0].output[0]
-    after = next(node for node in nodes_of(folder, "Transpose") if node.input[0] == convolved).output[0]
-    gates = nodes_of(folder, "MatMul")[0].output[0]
-    found = told(folder, {"qkv": after, "gates": gates, "state": f"present.0.{RECURRENT}"})
+    found = told(
+        folder,
+        calls=(NUM_TOKENS,),
+        tokens={"qkv": behind_convolution(folder), "gates": nodes_of(folder, "MatMul")[0].output[0]},
+        states={"state": f"present.0.{RECURRENT}"},
+    )
     _, k, v = np.split(by_head(found["qkv"], config), 3, axis=1)
     a, b = np.split(found["gates"][0].astype(np.float64), 2, axis=1)
     floats = {
@@ -114,15 +76,16 @@ def test_the_matrix_lstm(make_model: MakeModel, tmp_path: Path):
     memory_node, normaliser_node = nodes_of(folder, "LinearAttention")[:2]
     products = [node.output[0] for node in nodes_of(folder, "MatMulNBits")[:2]]
     gates = nodes_of(folder, "MatMul")[0].output[0]
-    wanted = {
-        "qk": products[0],
-        "v": products[1],
-        "gates": gates,
-        "state": memory_node.output[1],
-        "normaliser": normaliser_node.output[1],
-        "held": f"present.0.{CONV}",
-    }
-    found = told(folder, wanted)
+    found = told(
+        folder,
+        calls=(NUM_TOKENS,),
+        tokens={"qk": products[0], "v": products[1], "gates": gates},
+        states={
+            "state": memory_node.output[1],
+            "normaliser": normaliser_node.output[1],
+            "held": f"present.0.{CONV}",
+        },
+    )
     _, k = np.split(by_head(found["qk"], config), 2, axis=1)
     v = by_head(found["v"], config)
     i, f = np.split(found["gates"][0].astype(np.float64), 2, axis=1)

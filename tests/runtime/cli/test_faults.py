@@ -152,5 +152,6 @@ def test_an_interrupt_at_the_start_leaves_quietly(model: Path, seconds: float):
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    # Before Python looks at signals the system itself ends the process, which shells call 130 as well.
+    assert process.returncode in (130, -signal.SIGINT)
     assert errors == b""

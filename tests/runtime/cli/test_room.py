@@ -10,7 +10,7 @@ import pytest
 
 from configs.errors import NotEnoughMemory
 from configs.load import preset
-from runtime import engine as engine_module
+from runtime import footprint
 from runtime.cli import room
 from runtime.cli.main import main
 from runtime.engine import Engine
@@ -56,7 +56,7 @@ def test_what_is_said_to_be_needed_is_what_is_taken(model: Path):
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program of a thousand bytes, whatever runs in this process."""
-    monkeypatch.setattr(engine_module, "bytes_beside", lambda files: 1000)
+    monkeypatch.setattr(footprint, "bytes_beside", lambda files: 1000)
     monkeypatch.setattr(room, "bytes_beside", lambda files: 1000)
 
 

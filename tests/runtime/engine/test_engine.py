@@ -12,15 +12,17 @@ from configs.errors import ContainerError, ModelError, NotEnoughMemory, UsageErr
 from configs.load import build_config, preset
 from quant.container import open_b158
 from quant.container_writer import B158Writer
-from runtime import engine as module
+from runtime import footprint as module
 from runtime.arena import aligned_zeros
 from runtime.building.states import check_runnable
 from runtime.building.steps import head_product
 from runtime.building.workspace import Rows
 from runtime.engine import Engine
+from runtime.head import Speaker
 from runtime.packed_inspection import routed_tensors
 from runtime.random_model import random_b158
 from runtime.state import State
+from runtime.stream import Stream
 from tests.runtime.engine.models import make_model, same_bits, same_states, tokens_of
 
 
@@ -104,6 +106,29 @@ def test_no_id_reads_nothing(engine: Engine) -> None:
     engine.prefill(state, [])
     assert state.position == 0
     assert same_states(state, engine.new_state())
+
+
+def test_a_long_reading_that_is_cancelled_ends_behind_a_slice(engine: Engine) -> None:
+    ids = tokens_of(engine.config, 3 * engine.slice_tokens)
+    state, other, seen = engine.new_state(), engine.new_state(), list[int]()
+
+    def is_cancelled() -> bool:
+        seen.append(state.position)
+        return len(seen) == 2
+
+    engine.prefill(state, ids, is_cancelled=is_cancelled)
+    assert seen == [engine.slice_tokens, 2 * engine.slice_tokens]
+    engine.prefill(other, ids[: 2 * engine.slice_tokens])
+    assert same_states(state, other)
+    stream, looks = Stream(Speaker(engine, num_ids=engine.config.vocab_size)), list[int]()
+
+    def is_enough() -> bool:
+        looks.append(stream.state.position)
+        return len(looks) > 2
+
+    stream.accept(ids.tolist())
+    assert not stream.catch_up(is_cancelled=is_enough)
+    assert stream.num_waiting == engine.slice_tokens
 
 
 @pytest.mark.parametrize("ids", [[0, 512], [-1], np.array([1.5]), np.array([[1, 2]])])

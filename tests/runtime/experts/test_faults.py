@@ -16,8 +16,11 @@ import pytest
 
 from chronos_moe.store.manifest import Place
 from chronos_moe.store.predictors import Seen, Wish
+from chronos_moe.store.reading import Reader
 from configs.errors import ClusterError, DiskError, ModelError, UsageError
 from exports.pack_experts import pack_experts
+from runtime import interrupts
+from runtime.cli.experts_numbers import tell_ahead_ended
 from runtime.engine import Engine
 from runtime.experts.asked import ExpertsAsked
 from runtime.head import Speaker
@@ -93,19 +96,85 @@ class Dead:
         """There is nothing to close."""
 
 
+class Hanging:
+    """A disk that says nothing for a while, and then all."""
+
+    def __init__(self, alive: Reader) -> None:
+        self._alive, self.is_asked, self.goes_on = alive, threading.Event(), threading.Event()
+
+    def read(self, place: Place, into: memoryview) -> None:
+        self.is_asked.set()
+        self.goes_on.wait()
+        self._alive.read(place, into)
+
+    def close(self) -> None:
+        self._alive.close()
+
+
+def test_who_insists_leaves_a_disk_that_hangs_and_loses_nothing(both: Both, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(interrupts, "PATIENCE_S", 0.0)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with Engine.open(both.packed, num_threads=1, experts=asked(both, 2, predictor="none")) as engine:
+        assert engine.experts is not None
+        store = engine.experts.store
+        assert store is not None
+        stream = Stream(Speaker(engine, num_ids=engine.config.vocab_size), spacing=16)
+        stream.accept(both.ids[:PROMPT].tolist())
+        stream.catch_up()
+        hanging = Hanging(store._reader)
+        store.read_by(hanging)
+        stream.accept(both.ids[PROMPT:].tolist())
+
+        def interrupt() -> None:
+            hanging.is_asked.wait(LONG_S)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                stream.catch_up()
+        finally:
+            hanging.goes_on.set()
+            thread.join()
+            signal.signal(signal.SIGINT, before)
+        assert not stream.state.is_broken_off
+        stream.catch_up()
+        assert isinstance(stream.state, State)
+        assert stream.state.arena.tobytes() == both.state
+
+
 @pytest.mark.parametrize("miss", [{"on_miss": "soft"}, {"on_miss": "deadline", "deadline_ms": 1.0}])
 def test_a_dead_disk_stops_a_stream_that_waits_for_nothing(both: Both, miss: dict[str, Any]):
     with Engine.open(both.packed, num_threads=1, experts=ExpertsAsked(predictor="none", **miss)) as engine:
         assert engine.experts is not None
         store = engine.experts.store
         assert store is not None
-        alive, store._reader = store._reader, Dead()
+        alive = store._reader
+        store.read_by(Dead())
         with pytest.raises(DiskError, match=r"expert \d+ of layer \d+ could not be read"):
             step_for_long(engine)
-        store._reader = alive
-        while store._readings:
+        store.read_by(alive)
+        while store.num_on_their_way:
             threading.Event().wait(0.001)
         read(engine, both.ids[: PROMPT + 2])
+
+
+def test_a_dead_disk_stops_a_token_for_which_compiled_code_waits(both: Both):
+    with Engine.open(both.packed, num_threads=2, experts=asked(both, 2, predictor="none")) as engine:
+        assert engine.experts is not None
+        store = engine.experts.store
+        assert store is not None
+        state = engine.new_state()
+        engine.prefill(state, both.ids[:PROMPT])
+        kept, alive = state.copy(), store._reader
+        store.read_by(Dead())
+        with pytest.raises(DiskError, match=r"expert \d+ of layer \d+ could not be read"):
+            step_for_long(engine)
+        store.read_by(alive)
+        for number, token in enumerate(both.ids[PROMPT:]):
+            engine.step(kept, int(token))
+            assert np.array_equal(engine.logits(), both.expected[number + 1])
 
 
 def test_a_step_of_a_closed_engine_breaks_no_state(both: Both):
@@ -152,12 +221,27 @@ def step_for_long(engine: Engine) -> None:
         engine.step(state, 1)
 
 
-def test_a_predictor_that_fails_is_told(both: Both):
-    with (
-        Engine.open(both.packed, num_threads=1, experts=ExpertsAsked(predictor=Broken())) as engine,
-        pytest.raises(LookupError, match="no crystal ball"),
-    ):
-        step_for_long(engine)
+def test_a_predictor_that_fails_ends_reading_ahead_and_no_text(
+    both: Both, capsys: pytest.CaptureFixture[str]
+):
+    with Engine.open(both.packed, num_threads=1, experts=asked(both, 4, predictor=Broken())) as engine:
+        assert engine.experts is not None
+        assert engine.experts.ahead_error is None
+        state, end = engine.new_state(), time.monotonic() + LONG_S
+        while engine.experts.ahead_error is None:
+            engine.step(state, 1)
+            assert time.monotonic() < end
+        assert not state.is_broken_off
+        found, read_state = read(engine, both.ids)
+        report = engine.experts.report()
+        tell_ahead_ended(engine)
+    assert np.array_equal(found, both.expected)
+    assert read_state == both.state
+    assert report["ahead_error"] == "LookupError: no crystal ball"
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("experts are no longer read ahead") == 1
+    assert "no crystal ball" in told.err
 
 
 def test_experts_of_another_model_are_refused(both: Both, copied: Path, tmp_path: Path):

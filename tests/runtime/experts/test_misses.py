@@ -52,7 +52,7 @@ def nothing_comes(engine: Engine) -> Iterator[None]:
         def close(self) -> None:
             before.close()
 
-    store._reader = Gated()
+    store.read_by(Gated())
     try:
         yield
     finally:
@@ -81,8 +81,8 @@ def test_one_away_is_the_shared_expert_in_its_place_and_in_no_other(both: Both, 
         assert store is not None
         layers, count = engine.config.backbone.moe.layers, store.ledger.num_experts
         for row in range(len(layers)):
-            readings = store.demand(row, [expert for expert in range(count) if (row, expert) != (0, 3)])
-            assert all(reading.done.wait(LONG_S) for reading in readings.values())
+            away = store.demand(row, [expert for expert in range(count) if (row, expert) != (0, 3)])
+            assert store.wait(away.values(), timeout_s=LONG_S)
         with nothing_comes(engine):
             found, _ = read(engine, both.ids[:44])
         stand_ins = engine.experts.report()["stand_ins"]

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import runtime.engine as module
 import runtime.experts.opened as opened
+import runtime.footprint as module
 from chronos_moe.store.reading import SIMULATED_MS
 from configs.errors import NotEnoughMemory, UsageError
 from runtime.engine import Engine, Part
 from runtime.experts.asked import ExpertsAsked
+from runtime.experts.conductor import Conductor
 from runtime.system import memory
 from tests.runtime.experts.conftest import MODELS, PROMPT, Both, asked, read
 
@@ -153,9 +154,40 @@ def test_what_is_decided_ahead_is_read_ahead(models: Callable[[str], Both]):
         found, _ = read(engine, both.ids)
         report = engine.experts.report()
     assert np.array_equal(found, both.expected)
-    # How many come in time is the system's affair, and so is how soon a thread sees what was decided.
+    # How many come in time is the system's affair.
     assert {one["horizon"] for one in report["foreseen"]} == {0}
-    assert sum(one["both"] for one in report["foreseen"]) > 0
+    for one in report["foreseen"]:
+        assert one["wished"] == one["visited"] == one["both"] > 0
+
+
+def test_compiled_code_waits_for_a_token_by_itself(
+    models: Callable[[str], Both], monkeypatch: pytest.MonkeyPatch
+):
+    both = models("decided a layer ahead")
+
+    def never(*_: object) -> None:
+        raise AssertionError("nothing of Python's is needed for one token")
+
+    with Engine.open(
+        both.packed, num_threads=2, experts=asked(both, 3, predictor="decided", keeps_spans=True)
+    ) as engine:
+        assert engine.experts is not None
+        state = engine.new_state()
+        engine.prefill(state, both.ids[:PROMPT])
+        before = engine.experts.report()
+        assert not any(thread.name == "librarian" for thread in threading.enumerate())
+        monkeypatch.setattr(Conductor, "_serve", never)
+        for number, token in enumerate(both.ids[PROMPT:]):
+            engine.step(state, int(token))
+            assert np.array_equal(engine.logits(), both.expected[number + 1])
+        report, spans = engine.experts.report(), engine.experts.meter.spans
+    assert report["stalls"] > before["stalls"]
+    assert report["stall_ms"] > before["stall_ms"]
+    assert report["reads"] > before["reads"]
+    assert report["misses"] + report["late_hits"] > before["misses"] + before["late_hits"]
+    assert spans is not None
+    assert {kind for kind, _, _ in spans} == {"compute", "read", "stall"}
+    assert all(begin <= end for _, begin, end in spans)
 
 
 def test_threads_end_with_an_engine_that_nobody_closed(both: Both):

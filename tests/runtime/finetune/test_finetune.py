@@ -254,6 +254,8 @@ def test_what_a_run_was_told_stays(finetune: Finetune, folder: Path, tmp_path: P
     path = tmp_path / "a.cza"
     code, _, err = finetune("--resume", path, "--batch", 3)
     assert (code, "batch" in err) == (2, True)
+    code, _, err = finetune("--resume", path, "--out", path)
+    assert (code, "both of --out" in err, "one of them is needed" in err) == (2, True, True)
     code, _, err = finetune("--resume", path, "--val-share", 0.4)
     assert (code, "was begun with data" in err) == (3, True)
     other = tmp_path / "other.jsonl"
