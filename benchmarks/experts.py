@@ -1,19 +1,20 @@
 """Experts on disk beside plain mapped files, and which policy keeps the right ones.
 
-    python -m benchmarks.experts                 three models with random weights, and the shipped one
+    python -m benchmarks.experts                 four models with random weights, and the shipped one
     python -m benchmarks.experts --scale 4       experts for four times the memory
 
 The first table is of a model with random weights, whose choices nobody can foresee: every miss is waited for.
 The next three are of the same model with experts decided two layers ahead, and with all of a token's experts
-decided behind its first layer, so that reads run beside compute; the last of them goes through the loop more
-often, which costs compute and no bytes. They are what `chimera bench --experts` prints. The table behind them
-is of the shipped model on text, a quarter of its experts in memory: hits by policy and predictor. Run it on a
-machine that does nothing else.
+decided behind its first layer, so that reads run beside compute; the last of them has smaller experts and
+goes through the loop more often, so that there is more compute for each byte. They are what `chimera bench
+--experts` prints. The table behind them is of the shipped model on text, a quarter of its experts in memory:
+hits by policy and predictor. Run it on a machine that does nothing else.
 """
 
 import argparse
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,34 @@ SHAPE: dict[str, Any] = {
     "head_dim": 64,
     "intermediate_size": 1536,
 }
-SIDES: tuple[tuple[str, int, PredictorName, int | None], ...] = (
-    ("nothing is foreseen", 0, "none", None),
-    ("decided two layers ahead", 2, "decided", None),
-    ("decided behind the first layer", 7, "decided", None),
-    ("decided behind the first layer, four rounds of the loop", 7, "decided", 4),
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """A model with random weights and how it is run."""
+
+    name: str
+    ahead: int
+    """How many layers ahead experts are decided."""
+    predictor: PredictorName
+    width: int = 1024
+    """Of an expert, inside."""
+    rounds: int | None = None
+    """How often a token goes through the loop; None is as the model has it."""
+
+
+SIDES = (
+    Side(name="nothing is foreseen", ahead=0, predictor="none"),
+    Side(name="decided two layers ahead", ahead=2, predictor="decided"),
+    Side(name="decided behind the first layer", ahead=7, predictor="decided"),
+    Side(
+        name="the same, experts half as wide, four rounds of the loop",
+        ahead=7,
+        predictor="decided",
+        width=512,
+        rounds=4,
+    ),
 )
-"""What each model is called, how many layers ahead its experts are decided, by what they are read, and how
-often a token goes through the loop; None is as the model has it."""
 TEXT = Path(__file__).resolve().parents[1] / "docs" / "running.md"
 TEXT_TOKENS = 1000
 CALIBRATION = [TEXT.with_name(name) for name in ("states.md", "plan.md", "weights.md")]
@@ -68,24 +89,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="experts-", dir=args.folder) as folder:
-        for name, ahead, predictor, rounds in SIDES:
-            whole, path = made(Path(folder) / f"{ahead}-{rounds}", scale=args.scale, ahead=ahead)
+        for number, side in enumerate(SIDES):
+            whole, path = made(
+                Path(folder) / str(number), scale=args.scale, ahead=side.ahead, width=side.width
+            )
             whole.unlink()
             asked = ExpertsBench(
-                model=path, tokens=args.tokens, repeats=args.repetitions, predictor=predictor, rounds=rounds
+                model=path,
+                tokens=args.tokens,
+                repeats=args.repetitions,
+                predictor=side.predictor,
+                rounds=side.rounds,
             )
-            print(f"\n{name}\n", *lines(bench_experts(asked), form="md"), sep="\n")
+            print(f"\n{side.name}\n", *lines(bench_experts(asked), form="md"), sep="\n")
         print("\nthe shipped model, hits of visits\n", *_policies(Path(folder) / "shipped"), sep="\n")
 
 
-def made(folder: Path, *, scale: int, ahead: int) -> tuple[Path, Path]:
+def made(folder: Path, *, scale: int, ahead: int, width: int = 1024) -> tuple[Path, Path]:
     """A model with random weights, in one file and with its experts in clusters."""
     moe = {
         "enabled": True,
         "layers": list(range(1, 8)),
         "n_routed_experts": NUM_EXPERTS * scale,
         "num_experts_per_tok": 2,
-        "moe_intermediate_size": 1024,
+        "moe_intermediate_size": width,
         "route_ahead": ahead,
     }
     config = build_config({**SHAPE, "backbone": {"moe": moe}}, source="the benchmark")
