@@ -38,7 +38,7 @@ def add_experts_arguments(parser: argparse.ArgumentParser) -> None:
     experts.add_argument(
         "--experts-predictor",
         choices=PREDICTORS,
-        help="by what experts are read ahead (default: foresight, where the model has learnt any)",
+        help="by what experts are read ahead (default: decided, what the model decides ahead and no guess)",
     )
 
 

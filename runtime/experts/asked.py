@@ -27,7 +27,7 @@ class ExpertsAsked:
     """With `deadline`: how long a token may wait in all."""
     policy: PolicyName = "lru"
     predictor: PredictorName | Predictor | None = None
-    """None is foresight where the model has it, and else nothing."""
+    """None is what the model decides ahead, and nothing else: a guess drives out what was just visited."""
     reader: ReaderName | None = None
     """None is what was measured to be best on this disk."""
     num_readers: int | None = None

@@ -9,7 +9,7 @@ from chronos_moe.store.choice import ReadingChoice, best_reading
 from chronos_moe.store.librarian import Librarian, heeded_by
 from chronos_moe.store.meter import Meter
 from chronos_moe.store.pages import MappedExperts
-from chronos_moe.store.predictors import PREDICTORS, Clusters, Decided, Floats, Foresight, Predictor
+from chronos_moe.store.predictors import PREDICTORS, Clusters, Decided, Floats, Predictor
 from chronos_moe.store.reading import open_reader
 from chronos_moe.store.store import ExpertStore, check_budget
 from quant.pool import Pool
@@ -226,7 +226,7 @@ def _num_slots(shelf: Shelf, asked: ExpertsAsked, left_bytes: int | None) -> int
 
 def _predictor(asked: ExpertsAsked, foresight: Floats | None, *, clusters: Clusters) -> Predictor | None:
     if asked.predictor is None:
-        return Foresight() if foresight is not None else None
+        return Decided() if foresight is not None else None
     if asked.predictor == "none":
         return None
     return PREDICTORS[asked.predictor](clusters) if isinstance(asked.predictor, str) else asked.predictor
