@@ -49,7 +49,7 @@ class Librarian:
         """The foresight that the predictor has seen, where it looks at nothing else."""
         self._is_closing = False
         self.error: BaseException | None = None
-        """What a predictor has raised, for the thread that computes to raise."""
+        """What a predictor has raised, for whoever tells of it."""
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._live, name="librarian", daemon=True)
 

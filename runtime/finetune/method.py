@@ -39,7 +39,7 @@ METHODS: dict[str, Entry] = {
     "scales": Entry("runtime.finetune.scales", "the scales of a packed model's ternary weights"),
     "codes": Entry("runtime.finetune.codes", "the ternary codes themselves, some at a time", move=0.7),
     "state": Entry("runtime.finetune.state", "what a stream remembers before its first word", reach=1.0),
-    "mezo": Entry("exports.mezo", "latent weights, in PyTorch", needs_torch=True, reach=0.12),
+    "mezo": Entry("exports.mezo", "latent weights, in PyTorch", needs_torch=True, reach=0.14),
 }
 
 
