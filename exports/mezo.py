@@ -98,6 +98,9 @@ class TorchMezo:
         tokenizer = self._opened.tokenizer()
         return tokenizer, self._opened.fitting_template(tokenizer)
 
+    def begin(self, share: float) -> None:
+        """Looks go as far at any rate."""
+
     def look(self, step: int, *, pair: int = 0, side: int) -> None:
         """Stand to one side of the weights along a pair's direction."""
         self.mezo.look(step, pair=pair, side=side)

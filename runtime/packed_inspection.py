@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from configs.errors import ContainerError
 from configs.inventory import packed_tensors, tensors
@@ -12,7 +12,9 @@ from configs.schema.quantization import EmbeddingBits
 from configs.strict_json import parse_object
 from quant.container import B158File, open_b158
 from quant.container_format import Kind, version_of
-from runtime.inspection import Progress, Report, inspect_config
+
+if TYPE_CHECKING:
+    from runtime.inspection import Progress, Report
 
 Holding = Literal["all tensors", "all but routed experts", "routed experts"]
 KIND_OF_EMBEDDING: Mapping[EmbeddingBits, Kind] = {8: "int8", 4: "int4", 2: "int2"}
@@ -20,8 +22,10 @@ SHOWN = 5
 MOST_NAMED = 50_000
 
 
-def inspect_packed(path: Path, *, verify: bool, progress: Progress | None = None) -> Report:
+def inspect_packed(path: Path, *, verify: bool, progress: "Progress | None" = None) -> "Report":
     """The report on the config inside a file, and on the file itself."""
+    from runtime.inspection import inspect_config
+
     with open_b158(path) as file:
         source = f"{path}: config"
         raw = dict(parse_object(file.config, source=source, error=ContainerError))
@@ -91,7 +95,7 @@ def routed_tensors(config: ModelConfig) -> set[str]:
     return {part.name for tensor in tensors(config) if tensor.experts for part in tensor.apart()}
 
 
-def _verify(file: B158File, *, progress: Progress | None) -> None:
+def _verify(file: B158File, *, progress: "Progress | None") -> None:
     problems = [f"{found.tensor} ({found.part}): {found.what}" for found in file.verify(progress=progress)]
     if problems:
         raise ContainerError(
@@ -100,7 +104,7 @@ def _verify(file: B158File, *, progress: Progress | None) -> None:
         )
 
 
-def _take_in_experts(report: Report) -> None:
+def _take_in_experts(report: "Report") -> None:
     """Experts that lie in the file of weights are missing nowhere else."""
     for file in report["files"]:
         if file["key"] == "moe" and file["verdict"] == "missing":
@@ -112,7 +116,7 @@ def _listed(problems: list[str]) -> str:
     return "; ".join(problems[:SHOWN]) + more
 
 
-def _file(file: B158File, *, holding: Holding, verified: bool) -> Report:
+def _file(file: B158File, *, holding: Holding, verified: bool) -> "Report":
     kinds: dict[str, dict[str, int]] = {}
     for name, spec in file.tensors.items():
         row = kinds.setdefault(spec.kind, {"count": 0, "bytes": 0})

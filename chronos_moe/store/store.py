@@ -37,6 +37,8 @@ from quant.parking import parkings
 TRIES = 3
 PAUSES_S = (0.01, 0.1)
 """How long to wait before a read is tried again."""
+CLOSING_S = 10.0
+"""How long who closes waits for reads that have begun; a dead mount may never answer them."""
 
 
 class ExpertStore:
@@ -77,6 +79,7 @@ class ExpertStore:
         self.read_by(reader)
         self._process = os.getpid()
         ledger.desk[0] = self._desk.address
+        self._num_serving, self._leaving = num_readers, threading.Lock()
         self._threads = [
             threading.Thread(target=self._serve, name=f"experts-{number}", daemon=True)
             for number in range(num_readers)
@@ -94,15 +97,20 @@ class ExpertStore:
         self.ledger.is_patient[0] = parkings() != ("none",)
 
     def close(self) -> None:
-        """Stop reading. What is in memory stays valid as long as the store is held."""
+        """Stop reading. What is in memory stays valid as long as the store is held.
+
+        Who reads leaves after the read that it has begun, and the last one closes the files.
+        """
         self._is_closed = True
         self._desk.close()
-        if self._process == os.getpid():
-            for thread in self._threads:
-                # Whoever drops an engine last may be one of them.
-                if thread is not threading.current_thread():
-                    thread.join()
-        self._reader.close()
+        if self._process != os.getpid():
+            self._reader.close()
+            return
+        until = time.monotonic() + CLOSING_S
+        for thread in self._threads:
+            # Whoever drops an engine last may be one of them.
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until - time.monotonic()))
 
     def is_there(self, row: int, expert: int) -> bool:
         """Whether an expert is in memory."""
@@ -242,6 +250,10 @@ class ExpertStore:
             if error is not None:
                 self._errors[number] = error
             self._desk.finish(slot, is_read=error is None)
+        with self._leaving:
+            self._num_serving -= 1
+            if not self._num_serving:
+                self._reader.close()
 
     def _read(self, place: Place, slot: int) -> OSError | None:
         """Fill a slot; the last error where all tries failed."""

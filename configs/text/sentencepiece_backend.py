@@ -28,8 +28,6 @@ SEGMENT_CHARACTERS = 4096
 REPLACEMENT = "\ufffd".encode()
 HINT_DAMAGED = "Copy the file again from where it came, or train one with train_sentencepiece."
 
-IN_TEXT = (PieceKind.NORMAL, PieceKind.USER_DEFINED)
-
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE_AFTER_WORD = re.compile(r"(?<=[^ ]) ")
 
@@ -51,17 +49,13 @@ def load_sentencepiece(data: bytes, *, source: str) -> Tokenizer:
         file = read_sentencepiece_file(data)
     except ValueError as error:
         raise TokenizerError(f"{source}: damaged SentencePiece model: {error}", hint=HINT_DAMAGED) from None
-    specials = {
-        piece.text: token
-        for token, piece in enumerate(file.pieces)
-        if piece.kind is not PieceKind.NORMAL and _is_special(piece)
-    }
+    specials = {piece.text: token for token, piece in file.marked.items() if _is_special(piece)}
     byte_ids = _byte_ids(file, source=source)
     processor = _processor(_hide_user_defined(data, file), source=source)
     size = processor.get_piece_size()
-    if size != len(file.pieces):
+    if size != len(file.texts):
         raise TokenizerError(
-            f"{source}: damaged SentencePiece model: {len(file.pieces)} pieces, read as {size}",
+            f"{source}: damaged SentencePiece model: {len(file.texts)} pieces, read as {size}",
             hint=HINT_DAMAGED,
         )
     lossy_because = _why_lossy(file, has_bytes=bool(byte_ids))
@@ -70,12 +64,7 @@ def load_sentencepiece(data: bytes, *, source: str) -> Tokenizer:
         kind="sentencepiece",
         source=source,
         digest=hashlib.sha256(data).hexdigest(),
-        token_bytes=tuple(
-            piece.text.replace(SPACE_MARK, " ").encode("utf-8")
-            if piece.kind is PieceKind.NORMAL
-            else _bytes_of(piece, has_bytes=bool(byte_ids))
-            for piece in file.pieces
-        ),
+        token_bytes=_token_bytes(file, has_bytes=bool(byte_ids)),
         specials=MappingProxyType(specials),
         bos=_id(processor.bos_id()),
         eos=_id(processor.eos_id()),
@@ -96,7 +85,7 @@ def _is_special(piece: FilePiece) -> bool:
 def _hide_user_defined(data: bytes, file: SentencePieceFile) -> bytes:
     """The file with user-defined special tokens made control tokens; both types are one byte long."""
     patched = bytearray(data)
-    for piece in file.pieces:
+    for piece in file.marked.values():
         if piece.kind == PieceKind.USER_DEFINED and piece.kind_at is not None and _is_special(piece):
             patched[piece.kind_at] = PieceKind.CONTROL
     return bytes(patched)
@@ -105,7 +94,7 @@ def _hide_user_defined(data: bytes, file: SentencePieceFile) -> bytes:
 def _byte_ids(file: SentencePieceFile, *, source: str) -> tuple[int, ...]:
     """The ids of the 256 byte pieces by byte; empty if the file has none."""
     found: dict[int, int] = {}
-    for token, piece in enumerate(file.pieces):
+    for token, piece in file.marked.items():
         if piece.kind == PieceKind.BYTE:
             name = _BYTE_PIECE.fullmatch(piece.text)
             if name is None:
@@ -129,6 +118,27 @@ def _processor(data: bytes, *, source: str) -> _Processor:
         ) from None
 
 
+def _token_bytes(file: SentencePieceFile, *, has_bytes: bool) -> tuple[bytes | None, ...]:
+    """What each token stands for. Texts are rewritten together, as one by one they would take longer."""
+    together = "\0".join(file.texts).replace(SPACE_MARK, " ").encode()
+    found: list[bytes | None] = [*together.split(b"\0")]
+    if len(found) != len(file.texts):
+        found = [text.replace(SPACE_MARK, " ").encode() for text in file.texts]
+    for token, piece in file.marked.items():
+        found[token] = _bytes_of(piece, has_bytes=has_bytes)
+    return tuple(found)
+
+
+def _texts_in_text(file: SentencePieceFile) -> list[str]:
+    """The pieces that a text is cut into."""
+    marked = file.marked
+    return [
+        text
+        for token, text in enumerate(file.texts)
+        if token not in marked or marked[token].kind is PieceKind.USER_DEFINED
+    ]
+
+
 def _bytes_of(piece: FilePiece, *, has_bytes: bool) -> bytes | None:
     """What a piece that is no normal one stands for; None is nothing that a text can hold."""
     if piece.kind == PieceKind.UNUSED:
@@ -143,7 +153,7 @@ def _bytes_of(piece: FilePiece, *, has_bytes: bool) -> bytes | None:
 
 
 def _why_lossy(file: SentencePieceFile, *, has_bytes: bool) -> str:
-    has_space = any(piece.text == SPACE_MARK and piece.kind in IN_TEXT for piece in file.pieces)
+    has_space = SPACE_MARK in _texts_in_text(file)
     reasons = {
         "its normaliser rewrites characters": file.has_rules,
         "its denormaliser rewrites characters": file.has_denormalizer,
@@ -165,7 +175,7 @@ def _exact_encoder(
 ) -> Callable[[str], list[int]]:
     """Encode line by line, long lines in segments, with U+2581 as bytes."""
     mark_ids = [byte_ids[byte] for byte in SPACE_MARK.encode()]
-    texts = [piece.text for piece in file.pieces if piece.kind in IN_TEXT]
+    texts = _texts_in_text(file)
     cut_at_newline = not any("\n" in text for text in texts)
     cut_at_space = not any(SPACE_MARK in text.lstrip(SPACE_MARK) for text in texts)
 

@@ -5,7 +5,7 @@ comes back byte for byte and whether a user's text can spell a special token.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -43,9 +43,12 @@ class FilePiece(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SentencePieceFile:
-    """The pieces of a file in the order of their ids, and what is done to a text before it is cut."""
+    """The pieces of a file by their ids, and what is done to a text before it is cut."""
 
-    pieces: tuple[FilePiece, ...]
+    texts: tuple[str, ...]
+    """Of all pieces."""
+    marked: Mapping[int, FilePiece]
+    """Those that are of another type than nearly all are."""
     has_rules: bool
     """The normaliser rewrites characters."""
     adds_dummy_prefix: bool
@@ -53,16 +56,25 @@ class SentencePieceFile:
     escapes_spaces: bool
     has_denormalizer: bool
 
+    @property
+    def pieces(self) -> tuple[FilePiece, ...]:
+        """All of them."""
+        return tuple(
+            self.marked.get(token) or FilePiece(text, PieceKind.NORMAL, None)
+            for token, text in enumerate(self.texts)
+        )
+
 
 def read_sentencepiece_file(data: bytes) -> SentencePieceFile:
     """Read the fields we need; ValueError says what is damaged."""
-    pieces: list[FilePiece] = []
+    texts: list[str] = []
+    marked: dict[int, FilePiece] = {}
     flags = {3: True, 4: True, 5: True}
     has_rules = has_denormalizer = False
     pos = 0
     while pos < len(data):
-        pos = _usual_pieces(data, pos, pieces)
-        if len(pieces) > MAX_PIECES:
+        pos = _usual_texts(data, pos, texts)
+        if len(texts) > MAX_PIECES:
             break
         field = next(_fields(data, pos, len(data)), None)
         if field is None:
@@ -72,7 +84,10 @@ def read_sentencepiece_file(data: bytes) -> SentencePieceFile:
         if wire != WIRE_BYTES:
             continue
         if number == 1:
-            pieces.append(_any_piece(data, start, end))
+            piece = _any_piece(data, start, end)
+            if piece.kind is not PieceKind.NORMAL:
+                marked[len(texts)] = piece
+            texts.append(piece.text)
         elif number == NORMALIZER_FIELD:
             for field, field_wire, first, last, value in _fields(data, start, end):
                 if field == 2 and field_wire == WIRE_BYTES and last > first:
@@ -84,12 +99,13 @@ def read_sentencepiece_file(data: bytes) -> SentencePieceFile:
             has_denormalizer = any(
                 field == 2 and last > first for field, _, first, last, _ in _fields(data, start, end)
             )
-    if len(pieces) > MAX_PIECES:
+    if len(texts) > MAX_PIECES:
         raise ValueError(f"it holds more than {MAX_PIECES} pieces")
-    if not pieces:
+    if not texts:
         raise ValueError("it holds no pieces")
     return SentencePieceFile(
-        pieces=tuple(pieces),
+        texts=tuple(texts),
+        marked=marked,
         has_rules=has_rules,
         adds_dummy_prefix=flags[3],
         removes_extra_spaces=flags[4],
@@ -116,8 +132,8 @@ def _check_rules(rules: bytes) -> None:
         raise ValueError(f"its normaliser puts {longest} bytes in the place of a character")
 
 
-def _usual_pieces(data: bytes, pos: int, pieces: list[FilePiece]) -> int:
-    """Add the pieces from `pos` on that are written as nearly all are; gives the place behind them.
+def _usual_texts(data: bytes, pos: int, texts: list[str]) -> int:
+    """Add the texts of pieces from `pos` on that are written as nearly all are; gives the place behind them.
 
     Those have a short text, a number for a score, and no type. All else is for who reads field by field.
     """
@@ -132,9 +148,9 @@ def _usual_pieces(data: bytes, pos: int, pieces: list[FilePiece]) -> int:
             or (data[end - 1] & 0x7F == 0x7F and data[end - 2] > 0x7F)
         ):
             break
-        pieces.append(FilePiece(data[pos + 4 : end - 5].decode("utf-8"), PieceKind.NORMAL, None))
+        texts.append(data[pos + 4 : end - 5].decode("utf-8"))
         pos = end
-        if len(pieces) > MAX_PIECES:
+        if len(texts) > MAX_PIECES:
             break
     return pos
 

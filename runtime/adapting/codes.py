@@ -1,9 +1,10 @@
 """Ternary codes that move by one: −1, 0 and 1, never further.
 
 A direction has one candidate in every `spread` weights, and −1 or 1 for it: block n of `quant.philox` says of
-the weights from n · spread on which one it is, its sign, and whether it goes along when a step goes only a
-part of the way. A look moves all candidates; a step of length a / 65536 those whose draw is below |a|, along
-the sign of a. Weights are counted in the order of the tiles, their padding with them, which never moves.
+the weights from n · spread on which one it is, its sign, and whether it goes along when only a part of them
+does. A look moves all candidates, or those whose draw is below its length; a step of length a / 65536 those
+whose draw is below |a|, along the sign of a. Weights are counted in the order of the tiles, their padding
+with them, which never moves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,8 @@ class Codes:
         self._spread = checked_spread(settings["spread"])
         self._seed = seed
         self._matrices = [_matrix(file, name) for name in grouped_names(file)]
+        self.look_length = WHOLE
+        """How many of the candidates a look moves, of 65536."""
         self._before: list[tuple[NDArray[np.uint8], Places, NDArray[np.uint8]]] = []
         self._waiting = list[_Step]()
 
@@ -86,9 +89,9 @@ class Codes:
         self.settle()
         for stream, matrix in enumerate(self._matrices if side else ()):
             found = self._candidates(stream, [_Step(step, pair, WHOLE)])
-            at = found.at[0][found.draw[0] < WHOLE]
+            at = found.at[0][found.draw[0] < self.look_length]
             self._before.append((matrix.bytes, at, matrix.bytes[at]))
-            _move(matrix, found, np.array([side * WHOLE]))
+            _move(matrix, found, np.array([side * self.look_length]))
 
     def apply(self, step: int, lengths: Sequence[float], *, decay: float = 0.0) -> None:
         """End a step. Codes have no way back to decay on."""

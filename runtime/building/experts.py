@@ -6,6 +6,7 @@ that nobody chose is never touched.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,12 @@ from runtime.building import steps
 from runtime.building.choosing import choice_of
 from runtime.building.plan import Passage, Projection, Stream
 from runtime.building.products import projection
-from runtime.building.shelf import Pass
 from runtime.building.steps import Table
 from runtime.building.workspace import Int8Rows, Rows, Workspace
 from runtime.program import TOKENS, Count, Step
+
+if TYPE_CHECKING:
+    from runtime.building.shelf import Pass
 
 visits = KernelsOf("quant.kernels.experts.visits")
 PRODUCTS = {"gate": at.GATE, "up": at.UP, "down": at.DOWN}
@@ -95,7 +98,7 @@ def add_experts(passage: Passage, stream: Stream) -> None:
     passage.together(weighing, *([] if shelved is None else [shelved.release]))
 
 
-def _shelved(passage: Passage, table: Table, weigh: Step) -> Pass | None:
+def _shelved(passage: Passage, table: Table, weigh: Step) -> "Pass | None":
     """What waits for experts, where they lie on disk."""
     shelf, workspace = passage.tensors.shelf, passage.workspace
     if shelf is None:

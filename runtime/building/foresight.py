@@ -6,20 +6,22 @@ Nothing that the model computes depends on it, so an engine with all experts in 
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chronos_moe.store.predictors import FORESIGHT
 from quant.kernels.elementary import places as vector
 from quant.kernels.experts import foresight_places as at
 from quant.native import KernelsOf
 from runtime.building import steps
 from runtime.building.plan import Chosen, Plan, Stream
 from runtime.building.products import add
-from runtime.building.shelf import Shelf
 from runtime.building.tensors import Floats
 from runtime.program import TOKENS, Count, Step
+
+if TYPE_CHECKING:
+    from runtime.building.shelf import Shelf
 
 kernels = KernelsOf("quant.kernels.experts.foresight")
 
@@ -32,6 +34,8 @@ def foresees(plan: Plan) -> bool:
 
 def foresight_of(plan: Plan) -> NDArray[np.float32]:
     """The buffer. It holds what the last call foresaw."""
+    from chronos_moe.store.predictors import FORESIGHT
+
     moe = plan.config.backbone.moe
     shape = (1 + moe.lookahead_steps, len(moe.layers), moe.n_routed_experts)
     return plan.workspace.array(FORESIGHT, shape, np.float32)
@@ -112,7 +116,7 @@ def by_steps(out: Floats, plan: Plan) -> Floats:
     return np.ascontiguousarray(by_layer.swapaxes(0, 1)).reshape(out.shape)
 
 
-def _asking(shelf: Shelf) -> steps.Table:
+def _asking(shelf: "Shelf") -> steps.Table:
     """By which compiled code asks for what is decided."""
     ledger = shelf.ledger
     return {

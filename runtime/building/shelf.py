@@ -26,6 +26,8 @@ from runtime.program import Step
 
 waiting = KernelsOf("quant.kernels.experts.waiting")
 
+_OF_EXPERT = ".ffn.experts."
+"""In the names of a routed expert's tensors."""
 _PLACES = {
     "gate_proj.weight.codes": at.GATE + product.CODES * 8,
     "gate_proj.weight.scales": at.GATE + product.SCALES * 8,
@@ -78,6 +80,11 @@ class Shelf:
     def order(self) -> tuple[int, ...]:
         """The passes of a call: the row of each one's layer."""
         return tuple(one.row for one in self.passes)
+
+    @staticmethod
+    def has(name: str) -> bool:
+        """Whether a tensor lies there: those of routed experts do."""
+        return _OF_EXPERT in name
 
     def matrix(self, name: str) -> PackedTernary | PackedSherry:
         """What stands for an expert's matrix while a program is built."""
@@ -162,11 +169,6 @@ _TAKEN = {
 }
 
 
-def is_of_expert(name: str) -> bool:
-    """Whether a tensor is one of a routed expert's."""
-    return ".ffn.experts." in name
-
-
 def _part_of(name: str) -> str:
     """`gate_proj.weight` of `layers.3.ffn.experts.5.gate_proj.weight`."""
-    return name.split(".ffn.experts.")[1].split(".", 1)[1]
+    return name.split(_OF_EXPERT)[1].split(".", 1)[1]

@@ -1,13 +1,11 @@
 """The tensors of an open model by name: views of the mapped files, and the few small arrays made of them."""
 
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chronos_moe.store.manifest import EXPERTS_KEY, MANIFEST_NAME, Manifest, read_manifest
-from chronos_moe.store.whole import cluster_files
 from configs.errors import ModelError
 from configs.schema.model import ModelConfig
 from quant.container import B158File, open_b158
@@ -17,10 +15,13 @@ from quant.layouts import LaidTernary, laid_out
 from quant.packing import PackedRows, PackedTernary
 from quant.selfcheck import chosen
 from quant.sherry_packing import PackedSherry
-from runtime.building.shelf import Shelf, is_of_expert
 from runtime.model_folder import PackedModel
 from runtime.packed_inspection import check_tensors
 from runtime.verified import Checkable
+
+if TYPE_CHECKING:
+    from chronos_moe.store.manifest import Manifest
+    from runtime.building.shelf import Shelf
 
 Floats: TypeAlias = NDArray[np.float32]
 T = TypeVar("T")
@@ -47,6 +48,8 @@ class Tensors:
     def put_on_shelf(self) -> None:
         """Leave experts that lie in clusters where they are; a program is built to wait for them."""
         if self.manifest is not None:
+            from runtime.building.shelf import Shelf
+
             self.shelf = Shelf(self.manifest, self._config)
 
     @property
@@ -69,11 +72,13 @@ class Tensors:
         """All files of the model, to be looked through for damage."""
         if self.manifest is None:
             return self.files
+        from chronos_moe.store.whole import cluster_files
+
         return (*self.files, *cluster_files(self.manifest, self._files[0].path.parent))
 
     def ternary(self, name: str) -> PackedTernary | PackedSherry:
         """A ternary matrix in the form that the model is packed in."""
-        if self.shelf is not None and is_of_expert(name):
+        if self.shelf is not None and self.shelf.has(name):
             return self.shelf.matrix(name)
         file = self._file_of(name)
         spec = file.tensors.get(name)
@@ -82,7 +87,7 @@ class Tensors:
     def laid(self, name: str) -> PackedTernary | LaidTernary | PackedSherry:
         """A ternary matrix as products read it: a view of the file, or a copy in another layout."""
         packed = self.ternary(name)
-        is_shelved = self.shelf is not None and is_of_expert(name)
+        is_shelved = self.shelf is not None and self.shelf.has(name)
         if self.layout == LAYOUTS[0] or isinstance(packed, PackedSherry) or is_shelved:
             return packed
         return self.made(f"laid {name}", lambda: laid_out(packed, layout=self.layout, pack=_in_trits))
@@ -91,7 +96,7 @@ class Tensors:
         return self._file_of(name).rows(name)
 
     def floats(self, name: str) -> Floats:
-        if self.shelf is not None and is_of_expert(name):
+        if self.shelf is not None and self.shelf.has(name):
             return self.shelf.floats(name)
         return self._file_of(name).floats(name)
 
@@ -116,9 +121,13 @@ def _in_trits(packed: PackedTernary) -> NDArray[np.uint8]:
     return call.outputs[0]
 
 
-def _manifest(model: PackedModel) -> Manifest | None:
+def _manifest(model: PackedModel) -> "Manifest | None":
+    if model.holding != "all but routed experts":
+        return None
+    from chronos_moe.store.manifest import EXPERTS_KEY, MANIFEST_NAME, read_manifest
+
     path = model.folder / MANIFEST_NAME
-    if model.holding != "all but routed experts" or not path.is_file():
+    if not path.is_file():
         return None
     return read_manifest(path, model.config, experts_digest=model.file.metadata.get(EXPERTS_KEY))
 
@@ -126,6 +135,8 @@ def _manifest(model: PackedModel) -> Manifest | None:
 def _experts_file(model: PackedModel) -> B158File:
     path = model.folder / model.config.files.moe
     if not path.is_file():
+        from chronos_moe.store.manifest import MANIFEST_NAME
+
         raise ModelError(
             f"{model.file.path} holds all but the routed experts, and there is no {path.name} nor "
             f"{MANIFEST_NAME} beside it",

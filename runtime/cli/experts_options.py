@@ -42,8 +42,12 @@ def add_experts_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def experts_from(args: argparse.Namespace) -> "ExpertsAsked":
-    """What the arguments ask for; they are checked here."""
+def experts_from(args: argparse.Namespace) -> "ExpertsAsked | None":
+    """What the arguments ask for, if it is anything; they are checked here."""
+    is_checked = bool(getattr(args, "verify", False))
+    asked = (args.experts_memory, args.on_miss, args.deadline_ms, args.experts_policy, args.experts_predictor)
+    if asked == (None, MISSES[0], None, POLICIES[0], None) and not is_checked:
+        return None
     from runtime.cli.choices import parsed_size
     from runtime.experts.asked import ExpertsAsked
 
@@ -58,5 +62,5 @@ def experts_from(args: argparse.Namespace) -> "ExpertsAsked":
         deadline_ms=args.deadline_ms,
         policy=policy,
         predictor=predictor,
-        is_checked=bool(getattr(args, "verify", False)),
+        is_checked=is_checked,
     )

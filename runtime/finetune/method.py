@@ -122,12 +122,16 @@ class Method(Protocol):
         """How the model reads conversations, if it does."""
         ...
 
+    def begin(self, share: float) -> None:
+        """A step begins whose rate is this share of the first one."""
+        ...
+
     def look(self, step: int, *, pair: int = 0, side: int) -> None:
         """Stand to one side of the weights along a pair's direction: −1, 1, or 0 for none."""
         ...
 
     def slope(self, above: float, below: float) -> float:
-        """g of a pair, out of the losses on its two sides."""
+        """g of a pair, out of the losses on its two sides; its usual size is that of the first steps."""
         ...
 
     def length(self, wanted: float) -> float:

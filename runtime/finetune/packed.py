@@ -54,8 +54,10 @@ class PackedMethod:
         self._losses = Losses(self.engine, rounds=rounds, exit_threshold=self._exit_threshold)
         self._ends = end_ids(self.tokenizer, self.template)
 
+    def begin(self, share: float) -> None:
+        """As `runtime.finetune.method` says; and so on. Looks go as far at any rate."""
+
     def look(self, step: int, *, pair: int = 0, side: int) -> None:
-        """As `runtime.finetune.method` says; and so on."""
         self._learnt.look(step, pair=pair, side=side)
 
     def slope(self, above: float, below: float) -> float:

@@ -144,13 +144,16 @@ class Run:
         settings = self._settings
         rate = float(np.float32(settings.rate_at(step, first=float(header.settings["rate"]))))
         most = float(header.settings[MOST])
-        slopes, loss = self._slopes(step)
+        slopes, loss = self._slopes(step, share=settings.rate_at(step, first=1.0))
         clipped = [max(-most, min(most, slope)) for slope in slopes] if most else slopes
         lengths = tuple(self._method.length(-rate * slope / settings.pairs) for slope in clipped)
         return Record(step=step, loss=float(np.float32(loss)), rate=rate, numbers=lengths)
 
-    def _slopes(self, step: int, *, batch: Sequence[Item] | None = None) -> tuple[list[float], float]:
+    def _slopes(
+        self, step: int, *, share: float = 1.0, batch: Sequence[Item] | None = None
+    ) -> tuple[list[float], float]:
         """The slope along each direction of a step, and the mean loss of both sides."""
+        self._method.begin(share)
         settings, items = self._settings, self._batches.of(step) if batch is None else batch
         chunks = [items[at : at + settings.unit] for at in range(0, len(items), settings.unit)]
         sides = [(pair, side) for pair in range(settings.pairs) for side in (1, -1)]

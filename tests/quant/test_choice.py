@@ -50,6 +50,29 @@ def test_a_layout_has_to_be_worth_its_copy(found: dict[str, Measured], layout: s
     assert fastest(found) == layout  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize(("slow_turns", "layout"), [(0, "tiles"), (5, "tiles"), (1000, "trits")])
+def test_a_copy_is_believed_to_be_faster_only_as_long_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, slow_turns: int, layout: str
+) -> None:
+    """Somebody else's work slows the tiles for so many turns."""
+    turns = {"tiles": 0, "trits": 0}
+
+    def side(_pool: object, kernel: native.Kernel, *_call: object, least: int, **_rest: object):
+        name = next(name for name in turns if kernels[name] is kernel)
+
+        def run() -> float:
+            turns[name] += least > 1
+            return 100.0 if name == "trits" else 90.0 if turns[name] > slow_turns else 150.0
+
+        return run
+
+    monkeypatch.setattr(choice, "_side", side)
+    kernels: dict[str, native.Kernel] = {name: chosen(PRODUCTS[name]).kernel for name in ("tiles", "trits")}  # pyright: ignore[reportArgumentType]
+    found = choice.measure(kernels, place="cache", num_threads=2, cache_bytes=0)  # pyright: ignore[reportArgumentType]
+    assert fastest(found) == layout
+    assert turns["tiles"] == turns["trits"] == max(choice.ROUNDS, min(slow_turns + 1, 15))
+
+
 @pytest.mark.parametrize("place", choice.PLACES)
 def test_every_layout_is_measured_and_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: choice.Place

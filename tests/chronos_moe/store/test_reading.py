@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from chronos_moe.store.choice import best_reading, measure
+from chronos_moe.store.choice import best_reading, chosen, measure
 from chronos_moe.store.reading import READERS, SIMULATED_MS, ReaderName, open_reader, simulated_ms
 from chronos_moe.store.slots import Slots
 from configs.errors import ClusterError, UsageError
@@ -74,6 +74,30 @@ def test_a_disk_is_measured_by_what_works_on_it(packed: Packed):
     found = measure(places, paths, block_bytes=packed.manifest.form.block_bytes, seconds=0.0)
     assert {name for name, _ in found} - {"direct"} == {"buffered"}
     assert all(rate > 0 for rate in found.values())
+
+
+RATES: dict[tuple[ReaderName, int], float] = {
+    ("direct", 1): 1000.0, ("direct", 2): 900.0, ("direct", 4): 850.0, ("direct", 8): 850.0,
+    ("buffered", 4): 900.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "best"),
+    [
+        ({}, ("direct", 4)),
+        ({("direct", 1): 1100.0}, ("direct", 1)),
+        ({("direct", 8): 1500.0}, ("direct", 8)),
+        ({("buffered", 4): 1190.0}, ("direct", 4)),
+        ({("buffered", 4): 1210.0}, ("buffered", 4)),
+    ],
+)
+def test_what_is_not_clearly_faster_counts_as_no_faster(
+    changed: dict[tuple[ReaderName, int], float], best: tuple[ReaderName, int]
+):
+    found = chosen({**RATES, **changed})
+    assert (found.reader, found.num_readers) == best
+    assert found.peak_bytes_s == max({**RATES, **changed}.values())
 
 
 def test_too_little_is_not_measured(packed: Packed):

@@ -108,7 +108,7 @@ class Faulty:
         paths = [packed.folder / cluster.file for cluster in packed.manifest.clusters]
         self._reader = open_reader("buffered", paths)
         self.failures, self.gate = failures, gate
-        self.begun = threading.Semaphore(0)
+        self.begun, self.is_closed = threading.Semaphore(0), threading.Event()
 
     def read(self, place: Place, into: memoryview) -> None:
         self.begun.release()
@@ -121,6 +121,7 @@ class Faulty:
 
     def close(self) -> None:
         self._reader.close()
+        self.is_closed.set()
 
 
 def test_a_read_that_fails_once_is_tried_again(packed: Packed):
@@ -176,6 +177,22 @@ def test_who_waits_while_the_store_is_closed_is_told(packed: Packed):
             store.check(away.values())
         with pytest.raises(UsageError, match="are closed"):
             store.demand(0, [5])
+
+
+def test_who_closes_waits_for_no_disk_that_never_answers(packed: Packed, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("chronos_moe.store.store.CLOSING_S", 0.05)
+    faulty = Faulty(packed, failures=0, gate=threading.Event())
+    with opened(packed, num_slots=3, reader=faulty) as store:
+        store.demand(0, [0, 1])
+        for _ in range(2):
+            assert faulty.begun.acquire(timeout=LONG_S)
+        store.close()
+        late = [thread for thread in store._threads if thread.is_alive()]
+        assert len(late) == 2
+        assert not faulty.is_closed.is_set(), "somebody reads them"
+        assert faulty.gate is not None
+        faulty.gate.set()
+        assert faulty.is_closed.wait(LONG_S)
 
 
 def test_a_file_that_is_cut_while_it_is_read_is_told(packed: Packed):

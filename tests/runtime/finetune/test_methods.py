@@ -1,6 +1,7 @@
 """Methods of packed models: looks are taken back exactly, and replays are live runs."""
 
 from contextlib import closing
+from math import inf
 from pathlib import Path
 from typing import cast
 
@@ -133,6 +134,25 @@ def test_what_is_counted_and_what_is_answered(folder: Path) -> None:
             ids.append(int(engine.logits()[: method.tokenizer.vocab_size].argmax()))
             engine.step(state, ids[-1])
         assert method.answer(prompt, max_tokens=4) in method.tokenizer.decode(ids)
+
+
+def test_looks_at_codes_shrink_with_the_rate_and_no_step_takes_more_than_it_looked_at(folder: Path) -> None:
+    with closing(prepared(folder, "codes", **SETTINGS["codes"])) as method:
+        start, moved = all_weights(method), dict[float, int]()
+        for share in (1.0, 0.5, 0.125, 1e-3):
+            method.begin(share)
+            method.look(3, side=1)
+            moved[share] = int(np.count_nonzero(all_weights(method) != start))
+            assert method.length(1e300) == -method.length(-inf) == int(WHOLE * share**2)
+            # What one in s² as many codes change is usually s times as much, and tells of as much.
+            assert method.slope(share * 3.0, share * 1.0) == pytest.approx(1.0)
+            assert method.length(0.5) == pytest.approx(min(0.5 * share, share**2) * WHOLE, abs=1)
+        assert moved[1.0] > 300
+        assert moved[0.5] == pytest.approx(moved[1.0] / 4, rel=0.2)
+        assert 0 < moved[0.125] < moved[1.0] / 40
+        assert moved[1e-3] == 0
+        method.look(3, side=0)
+        assert np.array_equal(all_weights(method), start)
 
 
 def test_padding_never_moves_and_codes_stay_codes(tmp_path: Path) -> None:
