@@ -25,8 +25,8 @@ from runtime.model_folder import DEMO
 
 DEFAULT = "default"
 PROMPT = "Write a short story about a kind giraffe."
-Found = dict[tuple[str, int, str, str], list[float]]
-"""Tokens a second of each turn, by model, threads, test and form."""
+Found = dict[tuple[str, int, str], list[float]]
+"""Tokens a second of each turn, by test, threads and form."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for model in args.models.split(","):
         with weights_of(str(DEMO) if model == "demo" else model) as path:
-            show(model, measured(model, path, forms=forms, args=args), forms)
+            show(model, measured(path, forms=forms, args=args), forms)
     return 0
 
 
@@ -60,7 +60,7 @@ def usual_forms() -> list[str]:
     return [DEFAULT, *lesser]
 
 
-def measured(model: str, path: Path, *, forms: Sequence[str], args: argparse.Namespace) -> Found:
+def measured(path: Path, *, forms: Sequence[str], args: argparse.Namespace) -> Found:
     """All turns of a model."""
     found: Found = {}
     sizes = ("-p", str(args.prompt), "-n", str(args.answer), "-r", str(args.repeats), "-t", args.threads)
@@ -70,7 +70,7 @@ def measured(model: str, path: Path, *, forms: Sequence[str], args: argparse.Nam
                 said(form, "main", "bench", str(path), "--json", "--no-start", *sizes)
             )
             for test in report["tests"] if turn >= 0 else ():
-                key = (model, test["threads"], test["test"], form)
+                key = (test["test"], test["threads"], form)
                 found.setdefault(key, []).append(test["median_tokens_per_s"])
     return found
 
@@ -86,10 +86,10 @@ def said(form: str, program: str, *arguments: str) -> bytes:
 def show(model: str, found: Found, forms: Sequence[str]) -> None:
     """Tokens a second, and how many times the default is as fast as each other."""
     rows: list[tuple[str, ...]] = []
-    for threads, test in dict.fromkeys(key[1:3] for key in found):
-        speeds = [statistics.median(found[model, threads, test, form]) for form in forms]
+    for test, threads in dict.fromkeys(key[:2] for key in found):
+        speeds = [statistics.median(found[test, threads, form]) for form in forms]
         ratios = (f"{speeds[0] / speed:.2f} ×" for speed in speeds[1:])
-        rows.append((f"{test}, {threads} threads", *(f"{speed:,.0f}" for speed in speeds), *ratios))
+        rows.append((f"{test}, -t {threads}", *(f"{speed:,.0f}" for speed in speeds), *ratios))
     header = (f"<{model}", *forms, *(f"beside {form}" for form in forms[1:]))
     print("", *table(header, rows, indent=0), sep="\n")
 
