@@ -80,7 +80,10 @@ def said(form: str, program: str, *arguments: str) -> bytes:
     ours = {name: value for name, value in os.environ.items() if name != "CHIMERA_CPU"}
     more = {} if form == DEFAULT else {"CHIMERA_CPU": form}
     command = [sys.executable, "-m", f"runtime.cli.{program}", *arguments]
-    return subprocess.run(command, env={**ours, **more}, stdout=subprocess.PIPE, check=True).stdout
+    done = subprocess.run(command, env={**ours, **more}, stdout=subprocess.PIPE)
+    if done.returncode:
+        raise SystemExit(done.returncode)  # which has told why
+    return done.stdout
 
 
 def show(model: str, found: Found, forms: Sequence[str]) -> None:

@@ -126,14 +126,12 @@ class Step:
     @property
     def is_of_stream(self) -> bool:
         """Whether it works on one stream, and there has to be one for each."""
-        for value in self.arguments.values():
-            if isinstance(value, int):
-                continue  # nearly all are, and there are thousands
-            if isinstance(value, (InState, RowOfStream, OfStream, TokensCell)):
-                return True
-            if isinstance(value, PlaceOf) and value.step.is_of_stream:
-                return True
-        return False
+        return any(
+            isinstance(value, (InState, RowOfStream, OfStream, TokensCell))
+            or (isinstance(value, PlaceOf) and value.step.is_of_stream)
+            for value in self.arguments.values()
+            if not isinstance(value, int)  # nearly all are, and there are thousands
+        )
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

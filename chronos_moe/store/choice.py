@@ -3,9 +3,9 @@
 Blocks of an expert's size are read at random out of the model's own files. The page cache is told to forget
 them first, so that what is measured is the disk. What reads through the page cache takes memory twice, so it
 has to be a good deal faster than what reads past it. Some disks give more for a moment, to whoever comes
-first: so the order changes from turn to turn, and what is not clearly faster counts as no faster. The key is
-the disk and the size of a block. Maps are for who asks for them: where a sector is bad, a read of a map ends
-the process, and no error is told.
+first: so the order changes from turn to turn, the middle of the turns counts, and what is not much faster, or
+not in every turn, counts as no faster. The key is the disk and the size of a block. Maps are for who asks for
+them: where a sector is bad, a read of a map ends the process, and no error is told.
 """
 
 import json
@@ -13,12 +13,13 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import cast
+from statistics import median
+from typing import TypeAlias, cast
 
 from chronos_moe.store.manifest import Manifest, Place
 from chronos_moe.store.reading import READERS, Reader, ReaderName
@@ -31,6 +32,8 @@ SECONDS = 0.15
 TURNS = 3
 SAME = 1.25
 """Rates that are so near to the best are as good: then several reads at once come sooner than one by one."""
+Rates: TypeAlias = dict[tuple[ReaderName, int], list[float]]
+"""Bytes a second of each way and number of reads at once, in each turn."""
 WORTH = 1.2
 """How many times as fast as reading past the page cache a reading through it has to be."""
 LEAST_BYTES = 64 * 2**20
@@ -63,16 +66,17 @@ def best_reading(manifest: Manifest, folder: Path) -> ReadingChoice:
     if found is None:
         found = measure(places, paths, block_bytes=manifest.form.block_bytes)
         remember(
-            path, json.dumps({f"{name} {count}": rate for (name, count), rate in found.items()}).encode()
+            path, json.dumps({f"{name} {count}": rates for (name, count), rates in found.items()}).encode()
         )
     return chosen(found)
 
 
 def measure(
     places: Sequence[Place], paths: Sequence[Path], *, block_bytes: int, seconds: float = SECONDS
-) -> dict[tuple[ReaderName, int], float]:
-    """Bytes a second of each candidate that works here, in turns; the best of each counts."""
-    found: dict[tuple[ReaderName, int], float] = {}
+) -> Rates:
+    """Of each candidate that works here, in turns."""
+    _forget(paths)
+    found: Rates = {}
     for turn in range(TURNS):
         for name, num_threads in CANDIDATES[turn:] + CANDIDATES[:turn]:
             with suppress(OSError):
@@ -89,10 +93,19 @@ def measure(
                     )
                 finally:
                     reader.close()
-                found[name, num_threads] = max(rate, found.get((name, num_threads), 0.0))
+                found.setdefault((name, num_threads), []).append(rate)
     if not found:
         raise _unreadable(paths)
     return found
+
+
+def _forget(paths: Sequence[Path]) -> None:
+    """Have the page cache give up whole files, which it holds in large pieces once they were written."""
+    for path in paths if hasattr(os, "posix_fadvise") else ():
+        # A file system that cannot leaves there what the cache holds.
+        with suppress(OSError), path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _rate(
@@ -158,18 +171,26 @@ def _raced(
     return sum(read_bytes) / (time.perf_counter() - begin)
 
 
-def chosen(found: Mapping[tuple[ReaderName, int], float]) -> ReadingChoice:
+def chosen(rates: Rates) -> ReadingChoice:
     """The way that rates speak for."""
+    found = {way: median(turns) for way, turns in rates.items()}
     past = {way: rate for way, rate in found.items() if way[0] == "direct"}
     best = max(found, key=lambda way: found[way])
     if past and found[best] <= WORTH * max(past.values()):
         best = max(past, key=lambda way: past[way])
     usual = (best[0], USUAL_READERS)
-    best = usual if found[best] <= SAME * found.get(usual, 0.0) else best
+    in_turns = zip(rates[best], rates.get(usual, ()), strict=False)
+    if found[best] <= SAME * found.get(usual, 0.0) or any(rate < other for rate, other in in_turns):
+        best = usual
     told = ", ".join(f"{name} × {count} {rate / 1e6:,.0f} MB/s" for (name, count), rate in found.items())
     return ReadingChoice(
-        reader=best[0], num_readers=best[1], reason=f"measured here: {told}", peak_bytes_s=max(found.values())
+        reader=best[0], num_readers=best[1], reason=f"measured here: {told}", peak_bytes_s=peak_of(rates)
     )
+
+
+def peak_of(rates: Rates) -> float:
+    """The most that a disk gave."""
+    return max(map(max, rates.values()))
 
 
 def _usual(paths: Sequence[Path]) -> ReadingChoice:
@@ -199,7 +220,7 @@ def _key(paths: Sequence[Path], manifest: Manifest) -> str:
     return sha256(f"{devices} {manifest.form.block_bytes} {CANDIDATES} {TURNS}".encode()).hexdigest()[:16]
 
 
-def _read(path: Path) -> dict[tuple[ReaderName, int], float] | None:
+def _read(path: Path) -> Rates | None:
     """What was remembered, if every number can be one."""
     try:
         read: object = json.loads(path.read_bytes())
@@ -208,11 +229,11 @@ def _read(path: Path) -> dict[tuple[ReaderName, int], float] | None:
     if not isinstance(read, dict):
         return None
     numbers = cast("dict[str, object]", read)
-    found: dict[tuple[ReaderName, int], float] = {}
+    found: Rates = {}
     for name, count in CANDIDATES:
         match numbers.get(f"{name} {count}"):
-            case float(rate) if 0 < rate < 1e13:
-                found[name, count] = rate
+            case [*rates] if rates and all(isinstance(rate, float) and 0 < rate < 1e13 for rate in rates):
+                found[name, count] = cast("list[float]", rates)
             case None:
                 continue
             case _:

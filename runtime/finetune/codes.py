@@ -1,4 +1,4 @@
-"""The method `codes`: the ternary weights themselves, some thousand of them in a step, and ever fewer.
+"""The method `codes`: the ternary weights themselves, ten thousand of them in a step, and ever fewer.
 
 Of N codes that are flipped together, the gain grows with √N, and with N the harm that they do by chance. So
 as there is less to gain, fewer should go; and a part of those that were looked at would not do, as it earns a

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from chronos_moe.store.choice import measure
+from chronos_moe.store.choice import measure, peak_of
 from chronos_moe.store.manifest import Manifest
 from configs.errors import ChimeraError, ModelError, UsageError
 from quant.pool_threads import default_threads
@@ -117,11 +117,11 @@ def bench_experts(asked: ExpertsBench, *, done: Callable[[int, int], None] | Non
         "threads": task.threads,
         "tokens": asked.tokens,
         "disk": [
-            {"reader": name, "readers": threads, "bytes_per_s": rate}
-            for (name, threads), rate in disk.items()
+            {"reader": name, "readers": threads, "bytes_per_s": max(rates)}
+            for (name, threads), rates in disk.items()
         ],
-        "disk_peak_bytes_per_s": max(disk.values()),
-        "sides": [_figures(side, found, peak=max(disk.values())) for side in ALL_SIDES],
+        "disk_peak_bytes_per_s": peak_of(disk),
+        "sides": [_figures(side, found, peak=peak_of(disk)) for side in ALL_SIDES],
     }
 
 

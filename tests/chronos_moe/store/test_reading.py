@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from chronos_moe.store.choice import best_reading, chosen, measure
+from chronos_moe.store.choice import TURNS, best_reading, chosen, measure
 from chronos_moe.store.reading import READERS, SIMULATED_MS, ReaderName, open_reader, simulated_ms
 from chronos_moe.store.slots import Slots
 from configs.errors import ClusterError, UsageError
@@ -73,7 +73,7 @@ def test_a_disk_is_measured_by_what_works_on_it(packed: Packed):
     paths = [packed.folder / cluster.file for cluster in packed.manifest.clusters]
     found = measure(places, paths, block_bytes=packed.manifest.form.block_bytes, seconds=0.0)
     assert {name for name, _ in found} - {"direct"} == {"buffered"}
-    assert all(rate > 0 for rate in found.values())
+    assert all(len(rates) == TURNS and min(rates) > 0 for rates in found.values())
 
 
 RATES: dict[tuple[ReaderName, int], float] = {
@@ -95,9 +95,17 @@ RATES: dict[tuple[ReaderName, int], float] = {
 def test_what_is_not_clearly_faster_counts_as_no_faster(
     changed: dict[tuple[ReaderName, int], float], best: tuple[ReaderName, int]
 ):
-    found = chosen({**RATES, **changed})
+    steady = {**RATES, **changed}
+    # Each had one turn in which the disk gave more for a moment, and one in which another took of it.
+    found = chosen({way: [rate, 3000.0, rate / 3] for way, rate in steady.items()})
     assert (found.reader, found.num_readers) == best
-    assert found.peak_bytes_s == max({**RATES, **changed}.values())
+    assert found.peak_bytes_s == 3000.0
+
+
+def test_what_was_slower_in_one_turn_counts_as_no_faster():
+    steady = {way: [rate] * 3 for way, rate in RATES.items()}
+    assert chosen({**steady, ("direct", 1): [3000.0, 3000.0, 840.0]}).num_readers == 4
+    assert chosen({**steady, ("direct", 1): [3000.0, 3000.0, 860.0]}).num_readers == 1
 
 
 def test_too_little_is_not_measured(packed: Packed):
